@@ -1,0 +1,127 @@
+"""Configurations are frozen dataclasses; this turns them into JSON and back, changes a field by its dotted name, and
+says where two differ. An unknown name is an error that gives the nearest known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any, TypeVar
+
+from openjepa.errors import ConfigError, nearest, sentence
+
+C = TypeVar("C")
+KIND = "kind"  # names the class of a field that may hold one of several
+
+
+def to_dict(config: Any) -> Any:
+    """A dataclass to plain JSON values; a field of a union of dataclasses also records its `kind`."""
+    if not dataclasses.is_dataclass(config):
+        return list(config) if isinstance(config, tuple) else config
+    hints = typing.get_type_hints(type(config))
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        plain[field.name] = to_dict(value)
+        if len(_dataclasses_in(hints[field.name])) > 1:
+            plain[field.name] = {KIND: type(value).__name__, **plain[field.name]}
+    return plain
+
+
+def from_dict(kind: type[C], plain: dict[str, Any], path: str = "") -> C:
+    """The inverse of `to_dict`. Fields left out take their default; ConfigError lists every unknown one."""
+    hints = typing.get_type_hints(kind)
+    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    wrong: list[str] = []
+    values: dict[str, Any] = {}
+    for name, value in plain.items():
+        if name not in known:
+            wrong.append(f"{path}{name}: unknown field. {nearest(name, known)}")
+            continue
+        try:
+            values[name] = _value(hints[name], value, f"{path}{name}")
+        except ConfigError as error:
+            wrong += error.mistakes
+    if wrong:
+        raise ConfigError(wrong)
+    return kind(**values)
+
+
+def _dataclasses_in(hint: Any) -> list[type]:
+    parts = typing.get_args(hint) if _is_union(hint) else (hint,)
+    return [part for part in parts if dataclasses.is_dataclass(part)]  # type: ignore[misc]
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    kinds = {kind.__name__: kind for kind in _dataclasses_in(hint)}
+    if isinstance(value, dict) and kinds:
+        rest = {k: v for k, v in value.items() if k != KIND}
+        name = value.get(KIND, next(iter(kinds)))
+        if name not in kinds:
+            raise ConfigError(f"{path}.{KIND} = {name!r}: unknown. {nearest(str(name), kinds)}")
+        return from_dict(kinds[name], rest, f"{path}.")
+    if isinstance(value, list):
+        return tuple(value)
+    return value
+
+
+def changed(config: C, settings: dict[str, Any]) -> C:
+    """`config` with fields replaced by dotted name, {"encoder.depth": 6}; unknown names are all reported at once."""
+    wrong: list[str] = []
+    for name, value in settings.items():
+        config = _changed(config, name.split("."), value, name, wrong)
+    if wrong:
+        raise ConfigError(wrong)
+    return config
+
+
+def _changed(config: C, path: list[str], value: Any, name: str, wrong: list[str]) -> C:
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    head, *rest = path
+    if head not in fields:
+        wrong.append(f"{name}: unknown setting. {nearest(head, fields)}")
+        return config
+    if rest:
+        if not dataclasses.is_dataclass(fields[head]):
+            wrong.append(f"{name}: {head} has no settings inside it.")
+            return config
+        value = _changed(fields[head], rest, value, name, wrong)
+    elif isinstance(value, list):
+        value = tuple(value)
+    return dataclasses.replace(config, **{head: value})  # type: ignore[type-var]
+
+
+def flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested JSON to {dotted name: value}."""
+    out: dict[str, Any] = {}
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            out |= flat(value, f"{prefix}{name}.")
+        else:
+            out[prefix + name] = value
+    return out
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """'name: before -> after' for every dotted name where two nested JSON documents differ."""
+    old, new = flat(before), flat(after)
+    missing = "(not there)"
+    return [
+        f"{name}: {old.get(name, missing)!r} -> {new.get(name, missing)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, missing) != new.get(name, missing)
+    ]
+
+
+def at_most_one(what: str, given: dict[str, Any]) -> str | None:
+    """The name of the one value given among alternatives; a ConfigError when there are several."""
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        rule = f"give exactly one of {', '.join(given)}"
+        raise ConfigError(sentence(what, {name: given[name] for name in names}, rule))
+    return names[0] if names else None

@@ -1,0 +1,96 @@
+"""What a method does to an image before a batch reaches the device: the contract, and the one default view.
+
+I-JEPA (paper section 4) uses no hand-made augmentation: a random resized crop is all there is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+
+class Views(Protocol):
+    """Turns decoded images into a batch. Runs in loader workers, so it must be picklable and CPU only."""
+
+    channels: int  # how many channels `sample` expects in an image
+
+    def sample(self, image: np.ndarray, rng: np.random.Generator) -> Any:
+        """One decoded image (H, W, C) uint8 to whatever `collate` takes; all chance comes from `rng`."""
+
+    def collate(self, samples: list[Any], seed: int, step: int, first: int) -> Any:
+        """Samples at positions `first`, `first + 1`, ... of the global batch of `step` to one batch."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Random resized crop, and optionally a horizontal flip."""
+
+    scale: tuple[float, float] = (0.3, 1.0)
+    """Share of the image's area that a crop covers (released configurations: 0.3 to 1)."""
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Width over height of a crop, log-uniform between the two."""
+    flip: bool = False
+    """Mirror half of the crops. The paper does not."""
+
+    def mistakes(self) -> list[str]:
+        """Every setting that cannot be used, as sentences."""
+        wrong = []
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            wrong.append(f"crop.scale = {self.scale}: needs 0 < low <= high <= 1.")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            wrong.append(f"crop.aspect = {self.aspect}: needs 0 < low <= high.")
+        return wrong
+
+    def box(self, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) of one crop, at least one pixel a side.
+
+        Ten tries at a crop that fits, then the largest centred one of an allowed aspect: the field's
+        usual procedure, so that figures compare with other code.
+        """
+        log_aspect = np.log(self.aspect)
+        for _ in range(10):
+            area = width * height * rng.uniform(*self.scale)
+            aspect = float(np.exp(rng.uniform(*log_aspect)))
+            w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+            if 0 < w <= width and 0 < h <= height:
+                left, top = rng.integers(width - w + 1), rng.integers(height - h + 1)
+                return int(left), int(top), int(left) + w, int(top) + h
+        aspect = min(max(width / height, self.aspect[0]), self.aspect[1])
+        w = max(1, min(width, round(height * aspect)))
+        h = max(1, min(height, round(width / aspect)))
+        left, top = (width - w) // 2, (height - h) // 2
+        return left, top, left + w, top + h
+
+    def __call__(
+        self, image: np.ndarray, size: tuple[int, int], rng: np.random.Generator
+    ) -> np.ndarray:
+        """(H, W, C) uint8 to one crop, (C, *size) uint8; `size` is (height, width)."""
+        box = self.box(image.shape[1], image.shape[0], rng)
+        out = resize(image, size, box)
+        if self.flip and rng.random() < 0.5:
+            out = out[:, :, ::-1]
+        return np.ascontiguousarray(out)
+
+
+def resize(
+    image: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int] | None = None
+) -> np.ndarray:
+    """The part `box` of (H, W, C) uint8, resized with antialiased bilinear to (C, *size) uint8."""
+    planes = [image] if image.shape[2] == 3 else [image[:, :, c] for c in range(image.shape[2])]
+    resized = [
+        np.asarray(Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR, box=box))
+        for plane in planes
+    ]
+    return resized[0].transpose(2, 0, 1) if image.shape[2] == 3 else np.stack(resized)
+
+
+def center_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The largest centred part of (H, W, C) with the aspect of `size`, resized to (C, *size)."""
+    height, width = image.shape[:2]
+    scale = min(height / size[0], width / size[1])
+    h, w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    top, left = (height - h) // 2, (width - w) // 2
+    return np.ascontiguousarray(resize(image, size, (left, top, left + w, top + h)))

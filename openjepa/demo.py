@@ -1,0 +1,107 @@
+"""The demo: pretrain on `scenes`, then ask frozen features three questions that nobody trained them for.
+
+Shape of the largest object, number of objects, distance of the closest; raw pixels, untrained encoder, I-JEPA.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from openjepa import recipes
+from openjepa.data.scenes import Scenes, truths
+from openjepa.evaluation.frozen import Labelled, compare
+from openjepa.training.recipe import Length
+from openjepa.training.run import pretrain
+from openjepa.vision.controls import untrained
+from openjepa.visual.demo import draw
+
+RECIPE = "ijepa_scenes_demo"
+NUM_PRETRAIN, NUM_TRAIN, NUM_TEST = 6_000, 3_000, 2_000
+PRETRAIN_SEED, TRAIN_SEED, TEST_SEED = 0, 1, 2
+SIZE = 64
+QUESTIONS = {
+    "shape_of_largest": "shape of the largest",
+    "num_objects": "number of objects",
+    "distance_bin": "distance of the closest",
+}
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Accuracy (0..1) by row and task, a list entry a seed."""
+
+    rows: dict[str, dict[str, list[float]]]
+    seconds: float
+
+
+def labelled(num_images: int, seed: int, cache: Path) -> Labelled:
+    """Scenes with the classes of every task."""
+    source = Scenes(num_images, (SIZE, SIZE), seed, cache=cache, workers=os.cpu_count() or 1)
+    indices = range(num_images)
+    images = np.stack([np.asarray(source[index].image) for index in indices]).transpose(0, 3, 1, 2)
+    labels = {task: torch.from_numpy(classes) for task, classes in truths(source, indices).items()}
+    return Labelled(torch.from_numpy(np.ascontiguousarray(images)), {task: labels[task] for task in QUESTIONS})
+
+
+def run(out: Path, minutes: float | None, num_seeds: int) -> DemoResult:
+    """Pretrain once a seed, probe, print one table, and write demo.json and demo.png into `out`."""
+    console, started = Console(highlight=False), time.perf_counter()
+    cache = out / "scenes"
+    console.print(f"rendering {NUM_PRETRAIN + NUM_TRAIN + NUM_TEST} scenes of {SIZE} x {SIZE} pixels ...")
+    spec = f"scenes?num_images={NUM_PRETRAIN}&size={SIZE}&seed={PRETRAIN_SEED}&cache={cache}&workers=2"
+    train, test = labelled(NUM_TRAIN, TRAIN_SEED, cache), labelled(NUM_TEST, TEST_SEED, cache)
+    rows: dict[str, dict[str, list[float]]] = {}
+    for seed in range(num_seeds):
+        recipe = replace(recipes.get(RECIPE), seed=seed)
+        if minutes is not None:
+            recipe = replace(recipe, length=Length(minutes=minutes))
+        directory = out / f"seed-{seed}"
+        console.print(f"pretraining without labels (seed {seed}), {recipe.length.minutes:g} minutes ...")
+        result = pretrain(recipe, spec, directory)
+        if not result.is_finished:
+            console.print("stopped; the same command goes on from there")
+            raise SystemExit(1)
+        before = untrained(recipe.method.encoder, seed)
+        console.print("probing frozen features ...")
+        scores = compare({"untrained encoder": before, "I-JEPA": result.encoder}, train, test, seed)
+        for row, tasks in scores.items():
+            for task, accuracy in tasks.items():
+                rows.setdefault(row, {}).setdefault(task, []).append(accuracy)
+        if seed == 0:
+            draw(out / "demo.png", test.images, before, result.encoder, recipe.method, result.history, result.controls)
+    found = DemoResult(rows, time.perf_counter() - started)
+    report(console, found, test, out)
+    return found
+
+
+def report(console: Console, found: DemoResult, test: Labelled, out: Path) -> None:
+    """The table, on the terminal and in demo.json."""
+    seeds = len(next(iter(next(iter(found.rows.values())).values())))
+    spread = f", mean +- standard deviation of {seeds} seeds" if seeds > 1 else ""
+    title = f"linear probe on frozen features, accuracy in %{spread}; {NUM_TRAIN} labels, {NUM_TEST} test scenes"
+    table = Table(title=title, title_justify="left")
+    table.add_column("features")
+    for question in QUESTIONS.values():
+        table.add_column(question, justify="right")
+    for row, tasks in found.rows.items():
+        table.add_row(row, *(_cell(tasks[task]) for task in QUESTIONS))
+    chance = (float(test.labels[task].bincount().max() / NUM_TEST) for task in QUESTIONS)
+    table.add_row("always the commonest class", *(f"{100 * share:.1f}" for share in chance))
+    console.print(table)
+    console.print(f"{found.seconds:.0f} s in all; pictures in {out / 'demo.png'}, numbers in {out / 'demo.json'}")
+    document = {"accuracy": found.rows, "seconds": found.seconds, "threads": torch.get_num_threads()}
+    (out / "demo.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _cell(values: list[float]) -> str:
+    mean = 100 * float(np.mean(values))
+    return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} +- {100 * float(np.std(values, ddof=1)):.1f}"

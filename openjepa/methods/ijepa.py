@@ -1,0 +1,221 @@
+"""I-JEPA: predict the representations of target blocks from one context block (arXiv 2301.08243, section 3).
+
+Follows the paper; where the released code departs from it, the paper's intent is the default and the released way a
+setting. Ours besides: an optional anti-collapse term on the pooled context, several mask draws a target pass. A block
+counts the same whatever its size: its energy is a mean over patches and features, where the paper writes a sum.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from openjepa.data.views import Crop
+from openjepa.errors import ConfigError, sentence
+from openjepa.masking.base import Masking
+from openjepa.masking.multiblock import MultiBlock
+from openjepa.masking.official import Official
+from openjepa.masking.rivals import Random, Rasterized, SingleBlock
+from openjepa.methods.base import Batch, Method
+from openjepa.methods.regularisers import sigreg, variance_covariance
+from openjepa.schedule import linear
+from openjepa.vision.predictor import Predictor, PredictorConfig
+from openjepa.vision.vit import ViT, ViTConfig, take
+
+DISTANCES = {"smooth_l1": F.smooth_l1_loss, "l2": F.mse_loss, "l1": F.l1_loss}
+MASKINGS = {
+    "multiblock": MultiBlock,
+    "official": Official,
+    "rasterized": Rasterized,
+    "block": SingleBlock,
+    "random": Random,
+}
+
+
+@dataclass(frozen=True)
+class IJEPAConfig:
+    """Everything about the method that changes the result."""
+
+    encoder: ViTConfig = ViTConfig()
+    predictor: PredictorConfig = PredictorConfig()
+    masking: MultiBlock | Official | Rasterized | SingleBlock | Random = field(default_factory=MultiBlock)
+    masks_per_image: int = 1
+    """Mask draws an image, all predicted from one pass of the target encoder."""
+    crop: Crop = Crop()
+    loss: Literal["smooth_l1", "l2", "l1"] = "smooth_l1"
+    """Distance of predictions from targets: smooth-L1 as published, l2 as in the paper's text."""
+    target: Literal["output", "input", "pixels"] = "output"
+    """Cut blocks from the target encoder's output; "input" (encode only the block) and "pixels" are
+    the paper's ablations."""
+    target_layers: int = 1
+    """Average the targets over the last k blocks of the target encoder (data2vec)."""
+    target_norm: bool = True
+    """Layer-normalise each target patch, without affine (released code)."""
+    momentum: tuple[float, float] = (0.996, 1.0)
+    """EMA momentum of the target encoder, linear from the first to the second (paper)."""
+    regulariser: Literal["none", "variance_covariance", "sigreg"] = "none"
+    """Anti-collapse term on the pooled context; the paper has none, small budgets need one."""
+    regulariser_weight: tuple[float, float] = (1.0, 1.0)
+    """Its weight at the start and at the end of the run, linear between."""
+
+    def mistakes(self) -> list[str]:
+        """Every setting that cannot be used, as sentences."""
+        wrong = [*self.encoder.mistakes(), *self.predictor.mistakes(), *self.crop.mistakes()]
+        if not self.encoder.mistakes():
+            wrong += self.masking.mistakes(self.encoder.grid)
+        if self.masks_per_image < 1:
+            wrong.append(sentence("masks_per_image", self.masks_per_image, "must be at least 1"))
+        if not 1 <= self.target_layers <= self.encoder.depth:
+            rule = f"must be between 1 and encoder.depth = {self.encoder.depth}"
+            wrong.append(sentence("target_layers", self.target_layers, rule))
+        if self.target == "pixels" and self.target_layers != 1:
+            rule = "pixels have no layers"
+            wrong.append(sentence("target_layers", self.target_layers, rule, "Leave it at 1."))
+        if not all(0 <= m <= 1 for m in self.momentum):
+            wrong.append(sentence("momentum", self.momentum, "must both be in [0, 1]"))
+        if not all(0 <= w < float("inf") for w in self.regulariser_weight):
+            wrong.append(sentence("regulariser_weight", self.regulariser_weight, "must be from 0"))
+        return wrong
+
+
+@dataclass(frozen=True)
+class IJEPAViews:
+    """One random resized crop an image; masks drawn for the whole batch at once."""
+
+    crop: Crop
+    masking: Masking
+    masks_per_image: int
+    image_size: tuple[int, int]
+    grid: tuple[int, int]
+    channels: int
+
+    def sample(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(H, W, C) uint8 to (C, *image_size) uint8."""
+        return self.crop(image, self.image_size, rng)
+
+    def collate(self, samples: list[np.ndarray], seed: int, step: int, first: int) -> Batch:
+        """Samples at `first`, `first + 1`, ... of the step's global batch."""
+        draws = self.masks_per_image
+        masks = self.masking.sample(
+            self.grid, seed=seed, step=step, first=first * draws, count=len(samples) * draws
+        )
+        return Batch(torch.from_numpy(np.stack(samples)), masks, seed, step)
+
+
+class IJEPA(Method):
+    """Context encoder, its EMA the target encoder (`teacher`), and the predictor."""
+
+    def __init__(self, config: IJEPAConfig) -> None:
+        if wrong := config.mistakes():
+            raise ConfigError(wrong)
+        super().__init__()
+        self.config = config
+        vit, crop = config.encoder, config.crop
+        self.student = ViT(vit)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        out_width = vit.channels * vit.patch**2 if config.target == "pixels" else vit.width
+        self.predictor = Predictor(config.predictor, vit.grid, vit.width, out_width, vit.init)
+        self.views = IJEPAViews(
+            crop, config.masking, config.masks_per_image, vit.image_size, vit.grid, vit.channels
+        )
+
+    @property
+    def encoder(self) -> ViT:
+        """The target encoder (paper appendix A.1)."""
+        return self.teacher
+
+    @property
+    def context_encoder(self) -> ViT:
+        return self.student
+
+    @torch.no_grad()
+    def targets(self, images: Tensor, batch: Batch) -> Tensor:
+        """Normalised images to what the predictor should say: (R, M, T, D)."""
+        index = batch.masks.targets
+        rows, num_targets, num_patches = index.shape
+        layers = self.config.target_layers
+        if self.config.target == "input":
+            keep = index.flatten(1, 2).reshape(rows * num_targets, num_patches)
+            valid = batch.masks.target_valid
+            valid = valid if valid is None else valid.flatten(0, 1)
+            outputs = self.teacher.encode(images, keep, valid, layers)
+        elif self.config.target == "output":
+            outputs = [
+                take(tokens, index.flatten(1)) for tokens in self.teacher.encode(images, num_layers=layers)
+            ]
+        else:
+            outputs = [take(self.teacher.patches(images), index.flatten(1))]
+        if layers > 1:  # a layer of large scale must not drown the others
+            outputs = [F.layer_norm(tokens, tokens.shape[-1:]) for tokens in outputs]
+        mean = torch.stack(outputs).mean(0) if layers > 1 else outputs[0]
+        if self.config.target_norm:
+            mean = F.layer_norm(mean, mean.shape[-1:])
+        return mean.reshape(rows, num_targets, num_patches, -1)
+
+    def predict(self, images: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Normalised images to context tokens (R, K, D) and predictions (R, M, T, D)."""
+        masks = batch.masks
+        (context,) = self.student.encode(images, masks.context, masks.context_valid)
+        predictions = self.predictor(
+            context, masks.context, masks.targets, masks.context_valid, masks.target_valid
+        )
+        return context, predictions
+
+    def block_energy(self, predictions: Tensor, targets: Tensor, valid: Tensor | None) -> Tensor:
+        """(R, M): distance of each predicted block from its target, a mean over patches and features."""
+        distance = DISTANCES[self.config.loss](predictions, targets, reduction="none").mean(-1)
+        return patch_mean(distance, valid, dim=-1)
+
+    def forward(self, batch: Batch, t: float) -> dict[str, Tensor]:
+        images = self.student.normalise(batch.images)
+        targets = self.targets(images, batch)
+        context, predictions = self.predict(images, batch)
+        energy = self.block_energy(predictions, targets, batch.masks.target_valid).mean()
+        if self.config.regulariser == "none":
+            return {"loss": energy, "energy": energy.detach()}
+        pooled = patch_mean(context, batch.masks.context_valid, dim=-2)
+        if self.config.regulariser == "sigreg":
+            term = sigreg(pooled, batch.seed, batch.step)
+        else:
+            term = variance_covariance(pooled)
+        loss = energy + linear(t, *self.config.regulariser_weight) * term
+        return {"loss": loss, "energy": energy.detach(), "regulariser": term.detach()}
+
+    @torch.no_grad()
+    def energy(self, batch: Batch, target_images: Tensor | None = None) -> Tensor:
+        """(R, M) energies; `target_images` (B, C, H, W) pairs each context with another image."""
+        images = self.student.normalise(batch.images)
+        others = images if target_images is None else self.student.normalise(target_images)
+        _, predictions = self.predict(images, batch)
+        return self.block_energy(predictions, self.targets(others, batch), batch.masks.target_valid)
+
+    @torch.no_grad()
+    def representations(self, batch: Batch) -> dict[str, Tensor]:
+        images = self.student.normalise(batch.images)
+        _, predictions = self.predict(images, batch)
+        blocks = patch_mean(predictions, batch.masks.target_valid, dim=-2)
+        return {
+            "context": self.student.features(images, 1).pooled,
+            "target": self.teacher.features(images, 1).pooled,
+            "prediction": blocks.mean(1)[:: self.config.masks_per_image],
+        }
+
+    @torch.no_grad()
+    def after_step(self, t: float) -> None:
+        """The teacher follows the student: teacher <- m * teacher + (1 - m) * student."""
+        weight = 1 - linear(t, *self.config.momentum)
+        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), weight)
+
+
+def patch_mean(x: Tensor, valid: Tensor | None, dim: int) -> Tensor:
+    """Mean of x over its patch axis `dim` (-1 or -2), leaving out patches that are not valid (False)."""
+    if valid is None:
+        return x.mean(dim)
+    weights = valid.to(x.dtype) / valid.sum(-1, keepdim=True)
+    return (x * (weights if dim == -1 else weights.unsqueeze(-1))).sum(dim)

@@ -1,0 +1,282 @@
+"""`pretrain`: from a recipe and a pile of images to a trained encoder on disk, or on from where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openjepa import distributed, storage
+from openjepa.config import differences, to_dict
+from openjepa.data.loader import BadImages, Steps
+from openjepa.data.loader import check as check_data
+from openjepa.data.source import Source, open_source
+from openjepa.distributed import World
+from openjepa.errors import CheckpointError, ConfigError, DataError, sentence
+from openjepa.journal import Journal, duration
+from openjepa.measure.verdict import judge
+from openjepa.methods import build as build_method
+from openjepa.optim import Optimizer
+from openjepa.randomness import initial_weights
+from openjepa.training.checkpoints import Checkpoints, RunLock
+from openjepa.training.health import Health
+from openjepa.training.loop import train
+from openjepa.training.probe import Probe, open_probe
+from openjepa.training.progress import Progress, plan
+from openjepa.training.recipe import RESUMABLE, Recipe
+from openjepa.training.state import Run
+from openjepa.vision.saved import read_encoder, write_encoders
+from openjepa.vision.transformer import Transformer
+from openjepa.vision.vit import ViT
+
+MAX_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves behind."""
+
+    directory: Path
+    """Holds encoder/, checkpoints/, metrics.jsonl, tensorboard/, recipe.json and bad_images.csv."""
+    is_finished: bool
+    """False when a signal stopped it; the same call goes on from there."""
+    step: int
+    elapsed_s: float
+    verdict: str
+    reason: str
+    history: list[dict[str, float]]
+    """Every judgement, the untrained encoder's first."""
+    controls: dict[str, dict[str, float]]
+    """20-NN and linear accuracy of "pixels" and of the "untrained" encoder."""
+
+    @property
+    def encoder(self) -> ViT:
+        """The target encoder of a finished run."""
+        return read_encoder(self.directory / "encoder")
+
+
+def pretrain(
+    recipe: Recipe,
+    data: str,
+    out: str | Path,
+    *,
+    probe_data: str | None = None,
+    probe_test: str | None = None,
+    resume: bool = False,
+    resume_from: str | None = None,
+    is_quiet: bool = False,
+) -> Result:
+    """Pretrain on `data` into the directory `out`; goes on by itself where an earlier call stopped.
+
+    `data`, `probe_data`, `probe_test`: a folder, parquet files, tars, hf://name or scenes. `probe_data`
+    labels serve the probe alone; None takes those of `data` if it has any, "none" does without.
+    `resume` insists that there is something to go on from; `resume_from` names the checkpoint.
+    Raises ConfigError, DataError, CheckpointError or TrainingError, each saying what to do.
+    """
+    recipe.check()
+    out = Path(out)
+    world = distributed.start(recipe.speed.device)
+    if recipe.batch_size % world.size:
+        rule = f"must be a multiple of the number of processes, {world.size}"
+        raise ConfigError(sentence("batch_size", recipe.batch_size, rule))
+    source = open_source(data)
+    check_data(source, recipe.method.encoder.channels)
+    document = {"recipe": to_dict(recipe), "data": source.identity}
+    lock = RunLock(out) if world.is_first else None
+    try:
+        checkpoints = Checkpoints(out / "checkpoints", recipe.keep.last)
+        chosen = agree_to_resume(out, document, checkpoints, resume or resume_from is not None, resume_from)
+        distributed.barrier()  # every process has read the directory before the first one writes to it
+        if world.is_first:
+            write_document(out / "recipe.json", document)
+        saved = None if chosen is None else storage.read_document(chosen, "state")
+        with Journal(
+            out,
+            is_silent=not world.is_first,
+            is_quiet=is_quiet,
+            resumed_at=None if saved is None else saved["step"],
+            wandb_project=recipe.watch.wandb,
+        ) as journal:
+            run = build(recipe, source, out, world, journal, checkpoints, probe_data, probe_test)
+            introduce(run, data, chosen)
+            if chosen is not None:
+                restore(run, chosen, saved)
+            is_finished = train(run)
+            if is_finished and world.is_first:
+                export(run, out, document)
+            conclude(run, out, is_finished)
+            return result(run, out, is_finished)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def agree_to_resume(
+    out: Path,
+    document: dict[str, Any],
+    checkpoints: Checkpoints,
+    must_resume: bool,
+    name: str | None,
+) -> Path | None:
+    """The checkpoint to go on from, None for a new run; ConfigError when `out` holds another run."""
+    if not (out / "recipe.json").exists():
+        if must_resume:
+            raise CheckpointError(f"{out} holds no run to resume. Leave out --resume to start one.")
+        return None
+    before = storage.read_document(out, "recipe")
+    if changes := differences(essence(before), essence(document)):
+        listed = "\n  ".join(changes)
+        raise ConfigError(
+            f"{out} holds a run with other settings (there -> asked for):\n  {listed}\n"
+            "Ask for the same settings to resume it, or take another --out."
+        )
+    chosen = checkpoints.choose(name)
+    if chosen is None and must_resume:
+        raise CheckpointError(f"{out} has no checkpoint yet. Leave out --resume to start at step 0.")
+    return chosen
+
+
+def essence(document: dict[str, Any]) -> dict[str, Any]:
+    """The part of a run's document that decides where its weights go."""
+    recipe = {k: v for k, v in document["recipe"].items() if k not in RESUMABLE}
+    return {"recipe": recipe, "data": document["data"]}
+
+
+def write_document(path: Path, document: dict[str, Any]) -> None:
+    """Written aside and renamed, so that a kill leaves the old one or the new one."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".json") as file:
+        json.dump(document, file, indent=1)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def build(
+    recipe: Recipe,
+    source: Source,
+    out: Path,
+    world: World,
+    journal: Journal,
+    checkpoints: Checkpoints,
+    probe_data: str | None,
+    probe_test: str | None,
+) -> Run:
+    """Everything a run is made of, at step 0."""
+    with initial_weights(recipe.seed):
+        method = build_method(recipe.method)
+    if recipe.precision == "float64":
+        method.double()
+    method.to(world.device)
+    for stack in method.modules():
+        if isinstance(stack, Transformer):
+            stack.is_checkpointed = recipe.speed.checkpoint_activations
+            if recipe.speed.compile:
+                stack.compile()
+    bad = BadImages(out / "bad_images.csv", recipe.watch.max_bad_share, len_or_none(source))
+    probe: Probe | None = None
+    if world.is_first and recipe.watch.probes:
+        probe = open_probe(
+            source, probe_data, probe_test, method.encoder,
+            recipe.watch.probe_bank, recipe.watch.probe_test, recipe.seed,
+        )  # fmt: skip
+    steps = Steps(
+        source, method.views, seed=recipe.seed, batch_size=recipe.batch_size,
+        rank=world.rank, world_size=world.size,
+    )  # fmt: skip
+    return Run(
+        recipe=recipe,
+        world=world,
+        method=method,
+        optimizer=Optimizer(method, recipe.optim),
+        progress=plan(recipe.length, recipe.batch_size, source),
+        steps=steps,
+        journal=journal,
+        checkpoints=checkpoints,
+        bad=bad,
+        health=Health(source, method, recipe.watch.health_images, recipe.seed),
+        probe=probe,
+        workers=num_workers(recipe.speed.workers, world.size),
+    )
+
+
+def len_or_none(source: Source) -> int | None:
+    """The number of images, where it is known."""
+    try:
+        return len(source)
+    except DataError:
+        return None
+
+
+def num_workers(wanted: int | None, num_processes: int) -> int:
+    """What was asked for, else one a core that the training processes leave, at least 1."""
+    if wanted is not None:
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MAX_WORKERS, cores // num_processes - 1))
+
+
+def introduce(run: Run, data: str, chosen: Path | None) -> None:
+    """What is about to happen, in a few lines."""
+    method, recipe = run.method, run.recipe
+    encoder = sum(p.numel() for p in method.encoder.parameters())
+    trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    total = run.progress.total_steps()
+    length = f"{total} steps" if total else f"{run.progress.minutes:g} minutes"
+    run.journal.say(
+        f"{recipe.name}: {run.steps.source.identity}; encoder of {encoder / 1e6:.2f} M parameters, "
+        f"{trained / 1e6:.2f} M trained; {length} of {recipe.batch_size} images on "
+        f"{run.world.size} x {run.world.device.type}, {run.workers} loader workers"
+    )
+    if chosen is None:
+        run.journal.say("starting at step 0")
+    else:
+        run.journal.say(f"resuming from {chosen}")
+    if run.probe is None and recipe.watch.probes:
+        run.journal.say("no labels: judged by rank, spread and energies alone (--probe-data adds probes)")
+
+
+def restore(run: Run, chosen: Path, saved: dict[str, Any]) -> None:
+    """Put a run back where its checkpoint was written. CheckpointError lists what does not fit."""
+    storage.load_into(run.method, storage.read_tensors(chosen, "method"), chosen)
+    run.optimizer.load(storage.read_tensors(chosen, "optimizer"))
+    run.progress = Progress(**saved["progress"])
+    run.bad.load(saved["bad"])
+    for name in ("step", "elapsed_s", "startup_s", "skipped_in_row", "history", "controls"):
+        setattr(run, name, saved[name])
+    run.verdict = judge(run.history) if run.history else None
+
+
+def export(run: Run, out: Path, document: dict[str, Any]) -> None:
+    """The encoders of a finished run, for `openjepa.load_encoder`."""
+    encoders = {"target": run.method.encoder, "context": run.method.context_encoder}
+    about = {**document, "step": run.step, "elapsed_s": run.elapsed_s}
+    write_encoders(out / "encoder", encoders, about)
+
+
+def conclude(run: Run, out: Path, is_finished: bool) -> None:
+    """Where things are, and how to go on."""
+    if is_finished:
+        run.journal.say(
+            f"finished: {run.step} steps in {duration(run.elapsed_s)}; encoder in {out / 'encoder'}"
+        )
+    else:
+        run.journal.say(f"stopped at step {run.step}; the same command goes on from there")
+
+
+def result(run: Run, out: Path, is_finished: bool) -> Result:
+    """The run as its caller gets it."""
+    verdict = run.verdict
+    return Result(
+        directory=out,
+        is_finished=is_finished,
+        step=run.step,
+        elapsed_s=run.elapsed_s,
+        verdict="not judged" if verdict is None else verdict.word,
+        reason="" if verdict is None else verdict.reason,
+        history=run.history,
+        controls=run.controls,
+    )
