@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Positional, arg
 
-from openjepa import distributed, recipes
+from openjepa import recipes
 from openjepa.errors import ConfigError, OpenJepaError, nearest
 from openjepa.methods.ijepa import MASKINGS
 from openjepa.training.recipe import Length, Recipe
@@ -112,8 +112,6 @@ def main() -> None:
     except OpenJepaError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", style="bold red", markup=False)
         sys.exit(2)
-    finally:
-        distributed.stop()
 
 
 def run(argv: list[str]) -> int:

@@ -5,6 +5,7 @@ Everything here is a no-op in a single process, so the loop reads the same for a
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import dataclass
 
@@ -52,6 +53,7 @@ def start(device: str = "auto") -> World:
     if size > 1 and not dist.is_initialized():
         # gloo carries what the processes agree on by CPU, so agreeing never waits for a GPU
         dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+        atexit.register(stop)  # once: a group that was left cannot be joined again under torchrun
     return World(rank, size, chosen)
 
 

@@ -45,6 +45,7 @@ class Journal:
         if is_silent:
             return
         directory.mkdir(parents=True, exist_ok=True)
+        self.wandb = None if wandb_project is None else _wandb(wandb_project, directory)
         self.path = directory / METRICS
         last_kept = -1 if resumed_at is None else resumed_at
         _forget_after(self.path, last_kept)
@@ -52,7 +53,6 @@ class Journal:
         from torch.utils.tensorboard import SummaryWriter  # a second to import: only where used
 
         self.tensorboard: SummaryWriter | None = SummaryWriter(str(directory / "tensorboard"), purge_step=last_kept + 1)
-        self.wandb = None if wandb_project is None else _wandb(wandb_project, directory)
 
     def __enter__(self) -> Journal:
         return self

@@ -8,6 +8,7 @@ own order, the same every epoch, and is read from its start by every worker and 
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -15,8 +16,10 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
+from torch.utils.data import get_worker_info
 
 from openjepa.data.images import BadImage
+from openjepa.data.parquet import numbered
 from openjepa.data.source import Item, Source
 from openjepa.errors import DataError, nearest, sentence
 
@@ -104,8 +107,14 @@ def _columns(spec: str, address: Address, features: Any) -> tuple[str, str | Non
     if image is None:
         rule = f"has {len(images)} columns of images among {list(features)}"
         raise DataError(sentence("data", spec, rule, "Name one: hf://NAME?image=COLUMN."))
+    holds_images = isinstance(features[image], datasets.Image)
+    if not holds_images and getattr(features[image], "dtype", "") not in ("binary", "large_binary"):
+        rule = f"column {image!r} holds no images but {features[image]}"
+        raise DataError(sentence("data", spec, rule, f"Columns: {', '.join(features)}."))
     labels = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    label = address.label or (labels[0] if len(labels) == 1 else None)
+    label = address.label or ("label" if "label" in features else labels[0] if len(labels) == 1 else None)
+    if label is not None and not re.match("u?int|(large_)?string", getattr(features[label], "dtype", "")):
+        label = None  # boxes, sentences with translations and the like: no classes
     return image, label
 
 
@@ -113,30 +122,28 @@ class _Rows(Source):
     """A downloaded data set: random access to memory-mapped rows."""
 
     def __init__(self, spec: str, rows: Any, image: str, label: str | None) -> None:
-        self._spec, self._rows, self._image, self._label = spec, rows, image, label
-        self.classes = getattr(rows.features[label], "names", None) if label else None
+        self._spec, self._rows, self._image = spec, rows.select_columns([image]), image
+        self.classes, self._labels = None, None
+        if label is not None:
+            column = rows.with_format("arrow")[label][:]
+            self.classes, self._labels = numbered([column], getattr(rows.features[label], "names", None))
         self.identity = f"{spec}: {len(rows)} images"
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Item:
-        row = self._rows[int(index)]
-        return _item(row, f"{self._spec} row {index}", self._image, self._label)
+        label = None if self._labels is None else int(self._labels[index])
+        return _item(self._rows[int(index)][self._image], f"{self._spec} row {index}", label)
 
     def labels(self) -> np.ndarray | None:
         """(len,) int64 from the label column; -1 for a row without one."""
-        if self._label is None:
-            return None
-        column = self._rows.with_format("arrow")[self._label][:]
-        labels = column.fill_null(-1).to_numpy().astype(np.int64)
-        return None if (labels < 0).all() else labels
+        return self._labels
 
 
-def _item(row: dict[str, Any], name: str, image: str, label: str | None) -> Item:
-    encoded = row[image] or {"bytes": None, "path": None}
-    data, path = encoded["bytes"], encoded["path"]
-    if data is None and path is not None:  # local folders stay where they are
+def _item(image: dict[str, Any] | None, name: str, label: int | None) -> Item:
+    data, path = (image["bytes"], image["path"]) if image else (None, None)
+    if data is None and path is not None:  # the library leaves local images where they are
         name = path
         try:
             with open(path, "rb") as file:
@@ -145,7 +152,7 @@ def _item(row: dict[str, Any], name: str, image: str, label: str | None) -> Item
             raise BadImage(f"cannot be read: {error.strerror}", name) from error
     if data is None:
         raise BadImage("no image bytes in this row", name)
-    return Item(data, name, row[label] if label else None)
+    return Item(data, name, label)
 
 
 class _Stream(Source):
@@ -176,8 +183,8 @@ class _Stream(Source):
                 position %= self._length
             row = self._reader(position).read(position)
             if row is not None:
-                name = f"{self._spec} row {position}"
-                return _item(row, name, self._image, self._label)
+                label = row[self._label] if self._label else None
+                return _item(row[self._image], f"{self._spec} row {position}", label)
             self._length = self._readers[os.getpid()].count
             if self._length == 0:
                 raise DataError(sentence("data", self._spec, "an empty stream"))
@@ -191,15 +198,20 @@ class _Stream(Source):
     def _reader(self, position: int) -> _Reader:
         reader = self._readers.get(os.getpid())
         if reader is None or position < reader.oldest:
-            reader = self._readers[os.getpid()] = _Reader(iter(self._rows))
+            reader = self._readers[os.getpid()] = _Reader(self._rows)
         return reader
 
 
 class _Reader:
     """One pass over a stream; `count` rows of it have been read."""
 
-    def __init__(self, rows: Iterator[dict[str, Any]]) -> None:
-        self._rows = rows
+    def __init__(self, rows: Any) -> None:
+        if get_worker_info() is not None:
+            import fsspec.asyn  # type: ignore[import-untyped]
+
+            fsspec.asyn.reset_lock()  # a forked event loop hangs; the library does the same
+        # not iter(rows): in a loader's worker that gives only the worker's share of the files
+        self._rows: Iterator[dict[str, list[Any]]] = rows.iter(batch_size=1)
         self._recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
         self.count = 0
 
@@ -211,9 +223,13 @@ class _Reader:
     def read(self, position: int) -> dict[str, Any] | None:
         """The row at a position from `oldest` on, or None when the stream ends before it."""
         while self.count <= position:
-            row = next(self._rows, None)
+            try:
+                row = next(self._rows, None)
+            except (OSError, ValueError, RuntimeError) as error:
+                rule = f"broke off: {error}"
+                raise DataError(sentence("stream", self.count, rule, "Check the network.")) from error
             if row is None:
                 return None
-            self._recent.append(row)
+            self._recent.append({column: values[0] for column, values in row.items()})
             self.count += 1
         return self._recent[position - self.oldest]

@@ -36,15 +36,13 @@ _UPRIGHT = {
     8: Transpose.ROTATE_90,
 }  # what undoes each value of the EXIF orientation tag
 
-# What Pillow and numpy raise on damaged files, found by fuzzing (tests/data/test_fuzz.py). OSError: the
-# usual one. SyntaxError: broken PNG and TIFF headers. ValueError, TypeError, KeyError, IndexError,
-# AttributeError, OverflowError, ZeroDivisionError, struct.error, EOFError, RuntimeError, AssertionError,
-# NotImplementedError: plugins that trust a header field. zlib.error: PNG chunks. MemoryError: absurd sizes. TokenError: numpy's
-# header reader.
+# What Pillow and numpy raise on damaged files. Seen in 200,000 fuzzed files (tests/data/test_fuzz.py is
+# a small share of them): OSError, SyntaxError, ValueError, TypeError, and tokenize.TokenError from .npy headers.
+# Raised in Pillow's plugins or by what they call, though never seen: the others.
 _RAISED_BY_DECODERS = (
-    *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError),
-    *(OverflowError, ZeroDivisionError, struct.error, EOFError, RuntimeError, AssertionError),
-    *(NotImplementedError, zlib.error, MemoryError, tokenize.TokenError),
+    *(OSError, SyntaxError, ValueError, TypeError, tokenize.TokenError),
+    *(AssertionError, EOFError, IndexError, KeyError, MemoryError, NotImplementedError, OverflowError),
+    *(RuntimeError, ZeroDivisionError, struct.error, zlib.error),
 )
 
 

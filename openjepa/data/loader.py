@@ -1,108 +1,205 @@
-"""Batches by step: which images, in what order, decoded by workers, bad ones replaced and written down."""
+"""Batches by step: which images, in which order, decoded in workers.
+
+No section of the paper. Position p of the endless stream of images is image p mod N of epoch p div N, in
+that epoch's order; step s of the run holds positions s * B to (s + 1) * B. So a batch is a function of
+(data, seed, step) alone: not of the workers, not of the number of processes, not of what was read before.
+"""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.pin_memory import pin_memory as pinned
 
+from openjepa.data.bad import BadImages, examples
 from openjepa.data.images import BadImage, decode
-from openjepa.data.source import Source
+from openjepa.data.source import Item, Source
 from openjepa.data.views import Views, center_crop
-from openjepa.errors import DataError
+from openjepa.errors import ConfigError, DataError, OpenJepaError, sentence
 from openjepa.randomness import generator
+
+__all__ = ["BadImages", "Loaded", "Steps", "batches", "check", "epoch_order", "labelled_images"]
+
+REPLACEMENTS = 32
+"""Bad images in the place of one, after which the run stops."""
+CHECKED = 16
+"""Images tried before training."""
 
 
 @dataclass
 class Loaded:
+    """A batch and what happened while it was made."""
+
     batch: Any
+    """What the views' `collate` made."""
     names: list[str]
+    """Where each image of it lies."""
     bad: list[tuple[str, str]]
+    """(name, reason) of each image that could not be used, and was replaced."""
     num_read: int
+    """Images tried, the bad ones included."""
+
+    def pin_memory(self) -> Loaded:
+        """The same with the batch in pinned memory (called by the DataLoader)."""
+        return replace(self, batch=pinned(self.batch))
 
 
+@lru_cache(maxsize=2)  # a batch seldom reaches over more than two epochs
 def epoch_order(seed: int, num_images: int, epoch: int) -> np.ndarray:
-    return generator(seed, "order", epoch).permutation(num_images)
+    """(num_images,) the images of an epoch, each once; read-only."""
+    order = generator(seed, "order", epoch).permutation(num_images)
+    order.flags.writeable = False
+    return order
 
 
-class Steps(Dataset):
-    def __init__(self, source: Source, views: Views, *, seed: int, batch_size: int, rank: int = 0, world_size: int = 1):
+class Steps(Dataset[Loaded]):
+    """Item `step` is the part of that step's global batch that belongs to this rank.
+
+    A bad image is replaced by one drawn at random, or in a stream by the next one. DataError when
+    `REPLACEMENTS` in a row are bad; ConfigError when the ranks cannot share the batch evenly.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        views: Views,
+        *,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        min_side: int | None = None,
+    ) -> None:
+        """`batch_size` is over all ranks. `min_side` (see `decode`) is for speed on large JPEGs."""
+        if batch_size % world_size:
+            rule = f"must divide evenly over {world_size} processes"
+            remedy = f"Try {-(-batch_size // world_size) * world_size}."
+            raise ConfigError(sentence("batch_size", batch_size, rule, remedy))
         self.source, self.views, self.seed, self.batch_size = source, views, seed, batch_size
         self.count = batch_size // world_size
         self.first = rank * self.count
-        self._orders: dict[int, np.ndarray] = {}
+        self.min_side = min_side
 
     @property
     def num_images(self) -> int:
+        """Images of an epoch. DataError for a stream."""
         return len(self.source)
 
     def __getitem__(self, step: int) -> Loaded:
-        n = len(self.source)
-        samples, names, bad = [], [], []
+        samples: list[Any] = []
+        names: list[str] = []
+        bad: list[tuple[str, str]] = []
         for i in range(self.first, self.first + self.count):
-            p = step * self.batch_size + i
-            e = p // n
-            if e not in self._orders:
-                self._orders = {e: epoch_order(self.seed, n, e)}
-            index = int(self._orders[e][p % n])
-            attempt = 0
-            while True:
-                item = None
-                try:
-                    item = self.source[index]
-                    image = decode(item.image, self.views.channels)
-                    break
-                except BadImage as error:
-                    bad.append((error.name or (item.name if item else str(index)), error.reason))
-                    attempt += 1
-                    if attempt > 20:
-                        raise DataError("20 bad images in a row") from None
-                    index = int(generator(self.seed, "replacement", step, i, attempt).integers(n))
-            names.append(item.name)
+            name, image = self._image(step, i, bad)
+            names.append(name)
             samples.append(self.views.sample(image, generator(self.seed, "view", step, i)))
-        return Loaded(self.views.collate(samples, self.seed, step, self.first), names, bad, self.count + len(bad))
+        batch = self.views.collate(samples, self.seed, step, self.first)
+        return Loaded(batch, names, bad, num_read=len(names) + len(bad))
+
+    def _image(self, step: int, i: int, bad: list[tuple[str, str]]) -> tuple[str, np.ndarray]:
+        """Image i of the global batch of `step`, or the first sound one in its place."""
+        for attempt in range(1 + REPLACEMENTS):
+            index = self._index(step, i, attempt)
+            found = _read(self.source, index, self.views.channels, self.min_side, bad)
+            if found is not None:
+                return found[0].name, found[1]
+        rule = f"{1 + REPLACEMENTS} images in a row cannot be used, among them {examples(bad)}"
+        remedy = "Is the disk that they lie on still there?"
+        raise DataError(sentence("data", self.source.identity, rule, remedy))
+
+    def _index(self, step: int, i: int, attempt: int) -> int:
+        position = step * self.batch_size + i
+        if self.source.is_sequential:
+            return position + attempt
+        num_images = len(self.source)
+        if attempt:
+            rng = generator(self.seed, "replacement", step, i, attempt)
+            return int(rng.integers(num_images))
+        epoch, place = divmod(position, num_images)
+        return int(epoch_order(self.seed, num_images, epoch)[place])
+
+
+def _read(
+    source: Source, index: int, channels: int, min_side: int | None, bad: list[tuple[str, str]]
+) -> tuple[Item, np.ndarray] | None:
+    """An image as it lies and decoded; or None, with its name and what is wrong added to `bad`."""
+    name = f"image {index}"
+    try:
+        item = source[index]
+        name = item.name
+        return item, decode(item.image, channels, min_side)
+    except BadImage as error:
+        bad.append((error.name or name, error.reason))
+        return None
+
+
+class _Carrier(Dataset[Loaded | OpenJepaError]):
+    """Carries our errors out of a worker as values: raised there, they come wrapped in its traceback."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+
+    def __getitem__(self, step: int) -> Loaded | OpenJepaError:
+        try:
+            return self.steps[step]
+        except OpenJepaError as error:
+            return error
 
 
 def batches(steps: Steps, start: int, stop: int, *, workers: int, pin_memory: bool = False) -> Iterator[Loaded]:
-    yield from DataLoader(
-        steps, batch_size=None, sampler=range(start, stop), num_workers=workers,
-        prefetch_factor=4 if workers else None,
+    """Steps `start` to `stop` in order, made ahead in `workers` processes of one thread (0: in this one).
+
+    Raises what `steps` raises, as it was raised there.
+    """
+    loader = DataLoader(
+        _Carrier(steps),
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # else it draws from the global one, which is not ours
     )
-
-
-class BadImages:
-    def __init__(self, path: Path, max_share: float, num_images: int | None) -> None:
-        self.path, self.max_share, self.num_images = path, max_share, num_images
-        self.listed: dict[str, str] = {}
-        self.num_read = self.num_bad = 0
-
-    def add(self, loaded: Loaded) -> None:
-        self.num_read += loaded.num_read
-        self.num_bad += len(loaded.bad)
-        for name, reason in loaded.bad:
-            if name not in self.listed:
-                self.listed[name] = reason
-
-    def state(self) -> dict[str, Any]:
-        return {"num_read": self.num_read, "num_bad": self.num_bad, "listed": self.listed}
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.num_read, self.num_bad, self.listed = state["num_read"], state["num_bad"], dict(state["listed"])
+    for loaded in loader:
+        if isinstance(loaded, OpenJepaError):
+            raise loaded
+        yield loaded
 
 
 def check(source: Source, channels: int) -> None:
-    decode(source[0].image, channels)
+    """Before training: DataError when none of a few images spread over the source can be used."""
+    if source.is_sequential:
+        indices = list(range(CHECKED))
+    else:
+        if len(source) == 0:
+            raise DataError(sentence("data", source.identity, "no image"))
+        indices = np.unique(np.linspace(0, len(source) - 1, CHECKED).astype(int)).tolist()
+    bad: list[tuple[str, str]] = []
+    for index in indices:
+        if _read(source, index, channels, None, bad) is not None:
+            return
+    rule = f"none of {len(bad)} images tried can be used: {examples(bad)}"
+    raise DataError(sentence("data", source.identity, rule))
 
 
-def labelled_images(source: Source, indices, size, channels):
+def labelled_images(
+    source: Source, indices: Sequence[int] | np.ndarray, size: tuple[int, int], channels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N, channels, *size) uint8 centre crops and (N,) int64 labels of images of a source, for probes.
+
+    Images that are bad or have no label (None or below 0) are left out.
+    """
     images, labels = [], []
-    for i in indices:
-        item = source[int(i)]
-        images.append(center_crop(decode(item.image, channels), size)); labels.append(item.label)
-    return np.stack(images), np.array(labels)
+    bad: list[tuple[str, str]] = []
+    for index in indices:
+        found = _read(source, int(index), channels, 2 * max(size), bad)
+        if found is not None and found[0].label is not None and found[0].label >= 0:
+            images.append(center_crop(found[1], size))
+            labels.append(found[0].label)
+    stacked = np.stack(images) if images else np.empty((0, channels, *size), np.uint8)
+    return stacked, np.array(labels, dtype=np.int64)

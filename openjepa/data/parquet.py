@@ -50,7 +50,7 @@ class Parquet(Source):
         if len(self) == 0:
             raise DataError(sentence("data", spec, "no image: the files have no rows"))
         names = features.get(label, {}).get("names") if label else None
-        self.classes, self._labels = _numbered(labels, names) if labels else (None, None)
+        self.classes, self._labels = numbered(labels, names) if labels else (None, None)
         self._fits = sum(os.path.getsize(path) for path in paths) <= IN_MEMORY_BYTES
         self._kept: dict[int, pa.ChunkedArray | str] = {}
         self.identity = f"parquet {spec}: {len(self)} images"
@@ -148,8 +148,11 @@ def _label_column(schema: pa.Schema, features: dict[str, Any]) -> str | None:
     return name if is_class else None
 
 
-def _numbered(columns: list[pa.ChunkedArray], names: list[str] | None) -> tuple[list[str] | None, np.ndarray | None]:
-    """Class names and (N,) int64 labels; text becomes numbers in sorted order, no label -1."""
+def numbered(columns: list[pa.ChunkedArray], names: list[str] | None) -> tuple[list[str] | None, np.ndarray | None]:
+    """Class names and (N,) int64 labels of columns that follow each other.
+
+    Text becomes numbers in sorted order; a row without a label has -1; None, None when no row has one.
+    """
     values = pa.chunked_array([chunk for column in columns for chunk in column.chunks])
     if not pa.types.is_integer(values.type):
         names = sorted(name for name in pc.unique(values).to_pylist() if name is not None)

@@ -11,11 +11,12 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import numpy as np
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
-from openjepa.errors import DataError, nearest, sentence
+from openjepa.errors import DataError, sentence
 
 FORMS = (
     "--data takes a folder of images, .parquet files (or a folder of them), WebDataset .tar files "
@@ -78,6 +79,9 @@ def open_source(spec: str) -> Source:
     if re.match(r"[a-z0-9+]+:", spec) and not os.path.exists(spec):
         rule = "is not on this machine"
         raise DataError(sentence("data", spec, rule, f"Download it first; {FORMS}."))
+    if not spec:
+        raise DataError(sentence("data", spec, "is empty", f"{FORMS}."))
+    spec = os.path.expanduser(spec)
     if os.path.isdir(spec):
         return _open_folder(spec)
     return _open_files(spec, _expand(spec))
@@ -89,7 +93,7 @@ def _expand(spec: str) -> list[str]:
         return [spec]
     try:
         patterns = list(braceexpand(spec))
-    except UnbalancedBracesError as error:
+    except ValueError as error:
         raise DataError(sentence("data", spec, "has braces that do not pair", FORMS)) from error
     paths: list[str] = []
     for pattern in patterns:
@@ -106,14 +110,12 @@ def _missing(path: str) -> tuple[str, str]:
     parent, name = os.path.split(os.path.abspath(path))
     while not os.path.isdir(parent):
         parent, name = os.path.split(parent)
-    try:
-        siblings = [entry for entry in os.listdir(parent) if not entry.startswith(".")]
-    except OSError:
-        siblings = []
     rule = f"there is no {name!r} in {parent}"
-    if not siblings or len(siblings) > 20 and "Did" not in nearest(name, siblings):
-        return rule, f"{FORMS}."
-    return rule, f"{nearest(name, siblings)} {FORMS}."
+    try:
+        close = get_close_matches(name, os.listdir(parent), n=1)
+    except OSError:
+        close = []
+    return rule, f"Did you mean {close[0]!r}?" if close else f"{FORMS}."
 
 
 def _open_files(spec: str, paths: list[str]) -> Source:

@@ -5,6 +5,7 @@ I-JEPA (paper section 4) uses no hand-made augmentation: a random resized crop i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +16,9 @@ from PIL import Image
 class Views(Protocol):
     """Turns decoded images into a batch. Runs in loader workers, so it must be picklable and CPU only."""
 
-    channels: int  # how many channels `sample` expects in an image
+    @property
+    def channels(self) -> int:
+        """How many channels `sample` expects in an image."""
 
     def sample(self, image: np.ndarray, rng: np.random.Generator) -> Any:
         """One decoded image (H, W, C) uint8 to whatever `collate` takes; all chance comes from `rng`."""
@@ -44,16 +47,24 @@ class Crop:
             wrong.append(f"crop.aspect = {self.aspect}: needs 0 < low <= high.")
         return wrong
 
+    def min_side(self, size: tuple[int, int]) -> int:
+        """The shorter side of an image from which on every crop holds `size` at least twice over.
+
+        A JPEG may be decoded at a fraction of its size down to this without a visible difference.
+        """
+        low, high = self.aspect
+        return math.ceil(2 * max(size[1] / (self.scale[0] * low) ** 0.5, size[0] * (high / self.scale[0]) ** 0.5))
+
     def box(self, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """(left, top, right, bottom) of one crop, at least one pixel a side.
 
         Ten tries at a crop that fits, then the largest centred one of an allowed aspect: the field's
         usual procedure, so that figures compare with other code.
         """
-        log_aspect = np.log(self.aspect)
+        low, high = map(math.log, self.aspect)
         for _ in range(10):
             area = width * height * rng.uniform(*self.scale)
-            aspect = float(np.exp(rng.uniform(*log_aspect)))
+            aspect = math.exp(rng.uniform(low, high))
             w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
             if 0 < w <= width and 0 < h <= height:
                 left, top = rng.integers(width - w + 1), rng.integers(height - h + 1)
@@ -64,9 +75,7 @@ class Crop:
         left, top = (width - w) // 2, (height - h) // 2
         return left, top, left + w, top + h
 
-    def __call__(
-        self, image: np.ndarray, size: tuple[int, int], rng: np.random.Generator
-    ) -> np.ndarray:
+    def __call__(self, image: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """(H, W, C) uint8 to one crop, (C, *size) uint8; `size` is (height, width)."""
         box = self.box(image.shape[1], image.shape[0], rng)
         out = resize(image, size, box)
@@ -75,16 +84,21 @@ class Crop:
         return np.ascontiguousarray(out)
 
 
-def resize(
-    image: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int] | None = None
-) -> np.ndarray:
-    """The part `box` of (H, W, C) uint8, resized with antialiased bilinear to (C, *size) uint8."""
-    planes = [image] if image.shape[2] == 3 else [image[:, :, c] for c in range(image.shape[2])]
-    resized = [
-        np.asarray(Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR, box=box))
-        for plane in planes
-    ]
-    return resized[0].transpose(2, 0, 1) if image.shape[2] == 3 else np.stack(resized)
+def resize(image: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int] | None = None) -> np.ndarray:
+    """The part `box` of (H, W, C) uint8, resized with antialiased bilinear to (C, *size) uint8.
+
+    Nothing outside of the box shows, as it would with Pillow's own `box`.
+    """
+    if box is not None:
+        left, top, right, bottom = box
+        image = np.ascontiguousarray(image[top:bottom, left:right])  # Pillow copies strided arrays slowly
+    if image.shape[2] == 3:
+        return _scaled(image, size).transpose(2, 0, 1)
+    return np.stack([_scaled(plane, size) for plane in np.ascontiguousarray(image.transpose(2, 0, 1))])
+
+
+def _scaled(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def center_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -15,6 +15,7 @@ from openjepa.errors import sentence
 Grid = tuple[int, int]  # rows and columns of patches
 
 _SMALLEST_SIDE = 4  # on less, a target of the paper's scale is a single patch or a quarter of the grid
+_KEY_BITS = 40  # of a random key; with the index of a patch behind them they fit in 63
 _ASPECT_STEPS = 4097  # so fine that height and width hardly ever change within the same step
 
 
@@ -135,20 +136,22 @@ def packed(chosen: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """(..., N) bool to indices of what is True, (..., width) int64, and their validity, bool."""
     valid = np.arange(width) < np.count_nonzero(chosen, axis=-1)[..., None]
     indices = np.zeros(valid.shape, np.int64)
-    indices[valid] = np.flatnonzero(chosen) % chosen.shape[-1]
+    places = np.flatnonzero(chosen)
+    places %= chosen.shape[-1]
+    indices[valid] = places
     return indices, valid
 
 
 def drawn(candidates: np.ndarray, keys: np.ndarray, num_drawn: int) -> np.ndarray:
     """The `num_drawn` candidates with the smallest keys, rising, of each row of (B, N) bool.
 
-    Each row needs that many. Keys are draws from [0, 1), of which the first 40 bits count, and
-    then the patch's own index, so that no two are equal. Returns (B, num_drawn) int64.
+    Each row needs that many. Keys are draws from [0, 1), float64 (B, N), and are overwritten. Their
+    first bits count, then the patch's own index, so that no two are equal. Returns (B, num_drawn) int64.
     """
     index_bits = candidates.shape[1].bit_length()
-    scaled = keys + ~candidates
-    scaled *= 2.0**40
-    order = scaled.astype(np.int64)  # in place from here on: fresh memory costs more than the sums
+    keys += ~candidates  # in place, all of it: fresh memory costs more than the sums
+    keys *= 2.0**_KEY_BITS
+    order = keys.astype(np.int64)
     order <<= index_bits
     order |= np.arange(candidates.shape[1])
     order.sort(axis=1)

@@ -23,7 +23,7 @@ STRENGTHS = (1000.0, 100.0, 10.0, 1.0, 0.1, 0.01)
 _FOLDS = 5  # one image in five is held out
 _CONSTANT = 1e-12  # a column whose std is a smaller share of its magnitude varies by rounding only
 _RIDGE = 1e-9  # least share of the mean curvature, so that dependent columns have a Cholesky root
-_GRADIENT_TOLERANCE = 1e-4  # searched coordinates: its square is about the nats left in the sum
+_GRADIENT_TOLERANCE = 1e-4  # of the summed loss, in nats for a unit step of the search
 _MAX_ITERATIONS = 1000
 _HISTORY = 20
 

@@ -1,8 +1,23 @@
-"""Is the run learning? A verdict in words, from what was measured so far and never from the loss alone."""
+"""Is the run learning? A verdict in words, from what was measured so far and never from the loss alone.
+
+The loss of a collapsing run looks splendid (it falls towards zero, since a constant is easy to predict). What gives it
+away is measured on images: features of different images grow alike, and a true (context, target) pair has no lower energy
+than one whose target comes from another image. All limits are relative to the untrained encoder, whose pooled features
+are alike to begin with; they were set on runs recorded in LOG.md (2026-11-24).
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+SPREAD_LEFT = 1 / 3  # of the untrained std of target features: below, there is nothing left to tell apart
+SPREAD_FALLING = 0.5  # of the untrained std of context features: the context encoder collapses first
+RANK_FALLING = 0.4  # of the untrained effective rank
+TELLS = 0.55  # AUROC of the energy above which it does tell true pairs from false ones; 0.5 is chance
+PATIENCE = 3  # judgements without a gain before a run counts as stalled
+PROBE_GAIN = 0.005  # accuracy; the probe's own standard error is about 0.01 on 2,000 images
+AUROC_GAIN, RANK_GAIN = 0.005, 0.02  # AUROC; relative
 
 
 @dataclass(frozen=True)
@@ -10,7 +25,7 @@ class Verdict:
     """One word and why."""
 
     word: str
-    """learning, stalled, collapsing or collapsed."""
+    """untrained, learning, stalled, collapsing or collapsed."""
     reason: str
 
     @property
@@ -25,5 +40,54 @@ class Verdict:
 
 
 def judge(history: list[dict[str, float]]) -> Verdict:
-    h = history[-1]
-    return Verdict("learning", " ".join(f"{k}={v:.4g}" for k, v in h.items()))
+    """The verdict on the last of a run's judgements; `history` begins with the untrained encoder's.
+
+    Each judgement holds what `training.health` measures, and `knn` and `linear` where there are labels.
+    """
+    first, now = history[0], history[-1]
+    if not all(math.isfinite(now[f"std_{name}"]) for name in ("context", "target")):
+        return Verdict("collapsed", "features are not finite")
+    if len(history) == 1:
+        return Verdict("untrained", f"effective rank {now['rank_target']:.1f}, before the first step")
+    spread = {name: now[f"std_{name}"] / max(first[f"std_{name}"], 1e-12) for name in ("context", "target")}
+    rank = {name: now[f"rank_{name}"] / max(first[f"rank_{name}"], 1e-12) for name in ("context", "target")}
+    tells = now["energy_auroc"]
+    energies = f"energy tells true from false pairs with AUROC {tells:.2f} (chance 0.50)"
+    if tells < TELLS and spread["target"] < SPREAD_LEFT:
+        return Verdict(
+            "collapsed",
+            f"features of different images differ by {spread['target']:.0%} of what they did untrained (cosine "
+            f"{now['cosine_target']:.3f}); {energies}. Add --method.regulariser variance_covariance, or lower "
+            "--optim.lr",
+        )
+    if tells < TELLS and min(*spread.values()) < SPREAD_FALLING:
+        return Verdict(
+            "collapsing",
+            f"the context encoder's features differ by {spread['context']:.0%} of what they did untrained, the target "
+            f"encoder's by {spread['target']:.0%}; {energies}",
+        )
+    if min(*rank.values()) < RANK_FALLING:
+        return Verdict(
+            "collapsing",
+            f"effective rank fell from {first['rank_target']:.1f} to {now['rank_context']:.1f} (context encoder) and "
+            f"{now['rank_target']:.1f} (target encoder); {energies}",
+        )
+    state = f"{energies}; effective rank {now['rank_target']:.1f}, untrained {first['rank_target']:.1f}"
+    if len(history) > PATIENCE and not has_gained(history):
+        return Verdict("stalled", f"nothing better in the last {PATIENCE} judgements; {state}")
+    if len(history) > PATIENCE and tells < TELLS:
+        return Verdict("stalled", state)
+    return Verdict("learning", state)
+
+
+def has_gained(history: list[dict[str, float]]) -> bool:
+    """True when one of the last judgements beat all before it: in accuracy, or without labels in AUROC or rank."""
+    old, new = history[:-PATIENCE], history[-PATIENCE:]
+
+    def best(part: list[dict[str, float]], name: str) -> float:
+        return max(judged[name] for judged in part)
+
+    if all("linear" in judged for judged in history):
+        return any(best(new, name) > best(old, name) + PROBE_GAIN for name in ("knn", "linear"))
+    is_telling = best(new, "energy_auroc") > best(old, "energy_auroc") + AUROC_GAIN
+    return is_telling or best(new, "rank_target") > best(old, "rank_target") * (1 + RANK_GAIN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from contextlib import nullcontext
 from typing import Any
 
@@ -101,7 +102,9 @@ def wrapped(run: Run) -> nn.Module:
     """The method as the loop calls it: compiled and data-parallel where asked for."""
     model: nn.Module = run.method
     if run.world.size > 1:
-        model = DistributedDataParallel(model, broadcast_buffers=False)
+        with warnings.catch_warnings():  # newer torch has another name for it, which older torch lacks
+            warnings.simplefilter("ignore", FutureWarning)
+            model = DistributedDataParallel(model, broadcast_buffers=False)
     return model
 
 

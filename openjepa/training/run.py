@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ def build(
         )  # fmt: skip
     steps = Steps(
         source, method.views, seed=recipe.seed, batch_size=recipe.batch_size,
-        rank=world.rank, world_size=world.size,
+        rank=world.rank, world_size=world.size, min_side=min_side(recipe),
     )  # fmt: skip
     return Run(
         recipe=recipe,
@@ -201,6 +202,11 @@ def build(
         probe=probe,
         workers=num_workers(recipe.speed.workers, world.size),
     )
+
+
+def min_side(recipe: Recipe) -> int:
+    """The shorter side below which a large JPEG must not be decoded: its smallest crop is still never enlarged."""
+    return math.ceil(max(recipe.method.encoder.image_size) / math.sqrt(recipe.method.crop.scale[0]))
 
 
 def len_or_none(source: Source) -> int | None:

@@ -1,4 +1,4 @@
-"""Features of images: an encoder's, and the two controls that every figure stands beside, raw pixels and no training."""
+"""Features of images: an encoder's, and two controls to stand beside every figure, raw pixels and no training."""
 
 from __future__ import annotations
 

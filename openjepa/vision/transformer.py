@@ -45,6 +45,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to (..., D)."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -59,6 +60,7 @@ class Block(nn.Module):
         self.mlp = Mlp(width, hidden)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, L, D) to (B, L, D); `mask` as in `Attention`."""
         x = x + self.attn(self.norm1(x), mask)
         return x + self.mlp(self.norm2(x))
 

@@ -124,7 +124,7 @@ def test_drawing_takes_the_candidates_with_the_smallest_keys(seed, length):
     rng = np.random.default_rng(seed)
     candidates, keys = rng.random((3, length)) < 0.6, rng.random((3, length))
     num_drawn = int(candidates.sum(1).min())
-    for row, taken in enumerate(drawn(candidates, keys, num_drawn).tolist()):
+    for row, taken in enumerate(drawn(candidates, keys.copy(), num_drawn).tolist()):
         ranked = sorted(np.flatnonzero(candidates[row]).tolist(), key=lambda i: keys[row, i])
         assert taken == sorted(ranked[:num_drawn])
 

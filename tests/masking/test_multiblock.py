@@ -113,8 +113,7 @@ def configs(draw):
 def fits(config, grid):
     """Whether one target of this configuration always leaves enough context."""
     largest = area_range(grid, config.target_scale, config.target_aspect)[1]
-    share = config.context_share if config.context == "fixed" else 0
-    num_patches = grid[0] * grid[1]
+    share, num_patches = config.context_share * (config.context == "fixed"), grid[0] * grid[1]
     return max(config.min_context, round(share * num_patches)) + largest <= num_patches
 
 
@@ -265,18 +264,11 @@ def test_the_defaults_work_on_every_grid(rows, columns, context):
 
 
 def test_all_mistakes_are_named_at_once():
-    config = MultiBlock(
-        num_targets=0,
-        target_scale=(0.2, 0.1),
-        target_aspect=(0.0, 1.0),
-        context_scale=(0.5, 1.5),
-        context_share=0.0,
-        min_context=0,
-    )
+    wrong = {"num_targets": 0, "target_scale": (0.2, 0.1), "target_aspect": (0.0, 1.0)}
+    wrong |= {"context_scale": (0.5, 1.5), "context_share": 0.0, "min_context": 0}
+    config = MultiBlock(**wrong)
     text = "\n".join(config.mistakes((3, 14)))
-    fields = ("num_targets", "target_scale", "target_aspect", "context_scale", "context_share")
-    for name in ("grid", "min_context", *fields):
-        assert f"{name} = " in text
+    assert all(f"{name} = " in text for name in ("grid", *wrong))
     assert len(text.splitlines()) == 7
 
 

@@ -1,0 +1,187 @@
+"""Resuming is exact to the bit, whatever stopped the run and however images are loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from openjepa.config import to_dict
+from openjepa.errors import CheckpointError, ConfigError
+from openjepa.training.recipe import Keep, Length, Recipe, Speed
+from openjepa.training.run import pretrain
+
+SCRIPT = """
+import json, sys
+from openjepa.config import from_dict
+from openjepa.training.recipe import Recipe
+from openjepa.training.run import pretrain
+for recipe, data, out in zip(*[iter(sys.argv[1:])] * 3):
+    pretrain(from_dict(Recipe, json.loads(recipe)), data, out, is_quiet=True)
+"""
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    """Everything the last checkpoint holds."""
+    last = sorted((out / "checkpoints").glob("step-*"))[-1]
+    return {**load_file(last / "method.safetensors"), **load_file(last / "optimizer.safetensors")}
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Bit for bit."""
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def start(recipe: Recipe, data: Path, out: Path) -> subprocess.Popen[bytes]:
+    """The run in a process of its own."""
+    command = [sys.executable, "-c", SCRIPT, json.dumps(to_dict(recipe)), str(data), str(out)]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+
+
+def killed_and_resumed(recipe: Recipe, data: Path, out: Path, kills: int, seed: int) -> int:
+    """SIGKILL at random moments after the first checkpoint, then let it finish. Returns how many kills hit."""
+    chance, hits = random.Random(seed), 0
+    for _ in range(kills):
+        before = len(list((out / "checkpoints").glob("step-*")) if out.exists() else [])
+        newest = max((p.name for p in (out / "checkpoints").glob("step-*")), default="") if before else ""
+        process = start(recipe, data, out)
+        while process.poll() is None:  # wait until it has got somewhere
+            names = [p.name for p in (out / "checkpoints").glob("step-*")]
+            if names and max(names) > newest:
+                break
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.05))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            hits += 1
+        process.communicate()
+    process = start(recipe, data, out)
+    _, complaint = process.communicate()
+    assert process.returncode == 0, complaint.decode()
+    return hits
+
+
+@pytest.mark.parametrize(("workers", "kills"), [(0, 6), (2, 4)])
+def test_ten_sigkills_change_no_bit(tiny: Recipe, images: Path, tmp_path: Path, workers: int, kills: int) -> None:
+    recipe = replace(tiny, length=Length(steps=150), watch=replace(tiny.watch, probes=1))
+    pretrain(recipe, str(images), tmp_path / "whole", is_quiet=True)
+    recipe = replace(recipe, speed=replace(recipe.speed, workers=workers))
+    hits = killed_and_resumed(recipe, images, tmp_path / "killed", kills, seed=workers)
+    assert hits == kills
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops_and_the_rest_is_exact(
+    tiny: Recipe, images: Path, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(tiny, keep=Keep(every_minutes=60))
+    pretrain(recipe, str(images), tmp_path / "whole", is_quiet=True)
+    stop_after(5, number, monkeypatch)
+    result = pretrain(recipe, str(images), tmp_path / "cut", is_quiet=True)
+    assert not result.is_finished
+    assert result.step == 5
+    monkeypatch.undo()
+    assert pretrain(recipe, str(images), tmp_path / "cut", is_quiet=True).is_finished
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_sigusr1_saves_and_goes_on(
+    tiny: Recipe, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(5, signal.SIGUSR1, monkeypatch)
+    recipe = replace(tiny, keep=Keep(every_minutes=60))
+    assert pretrain(recipe, str(images), tmp_path / "run", is_quiet=True).is_finished
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step-000000005", "step-000000012"]
+
+
+def stop_after(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a signal in the middle of that step."""
+    from openjepa.methods.ijepa import IJEPA
+
+    done, original = [0], IJEPA.after_step
+
+    def after_step(self: IJEPA, t: float) -> None:
+        original(self, t)
+        done[0] += 1
+        if done[0] == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(IJEPA, "after_step", after_step)
+
+
+def test_metrics_have_no_gap_and_no_repeat(tiny: Recipe, images: Path, tmp_path: Path) -> None:
+    recipe = replace(tiny, length=Length(steps=60))
+    killed_and_resumed(recipe, images, tmp_path / "run", kills=2, seed=1)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["kind"] == "train"]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 60
+
+
+def test_other_settings_are_refused_and_listed(tiny: Recipe, images: Path, tmp_path: Path) -> None:
+    pretrain(tiny, str(images), tmp_path / "run", is_quiet=True)
+    other = replace(tiny, seed=1, batch_size=4, speed=Speed(device="cpu", workers=1))
+    with pytest.raises(ConfigError) as caught:
+        pretrain(other, str(images), tmp_path / "run", is_quiet=True)
+    assert "recipe.seed: 0 -> 1" in str(caught.value)
+    assert "recipe.batch_size: 8 -> 4" in str(caught.value)
+    assert "workers" not in str(caught.value)
+
+
+def test_other_data_is_refused(tiny: Recipe, images: Path, tmp_path: Path) -> None:
+    pretrain(tiny, str(images), tmp_path / "run", is_quiet=True)
+    (images / "dark" / "00.png").unlink()
+    with pytest.raises(ConfigError, match="data"):
+        pretrain(tiny, str(images), tmp_path / "run", is_quiet=True)
+
+
+def test_a_finished_run_is_not_done_again(tiny: Recipe, images: Path, tmp_path: Path) -> None:
+    pretrain(tiny, str(images), tmp_path / "run", is_quiet=True)
+    before = (tmp_path / "run" / "checkpoints" / "step-000000012" / "manifest.json").stat().st_mtime_ns
+    result = pretrain(tiny, str(images), tmp_path / "run", resume=True, is_quiet=True)
+    assert result.is_finished
+    assert result.step == 12
+    after = (tmp_path / "run" / "checkpoints" / "step-000000012" / "manifest.json").stat().st_mtime_ns
+    assert before == after
+
+
+def test_resume_insists_on_a_run(tiny: Recipe, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no run to resume"):
+        pretrain(tiny, str(images), tmp_path / "run", resume=True, is_quiet=True)
+
+
+def test_a_tampered_newest_is_refused_and_the_one_before_works(tiny: Recipe, images: Path, tmp_path: Path) -> None:
+    pretrain(tiny, str(images), tmp_path / "run", is_quiet=True)
+    newest = tmp_path / "run" / "checkpoints" / "step-000000012" / "method.safetensors"
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError) as caught:
+        pretrain(tiny, str(images), tmp_path / "run", is_quiet=True)
+    assert "step-000000012" in str(caught.value)
+    assert "--resume-from step-000000011" in str(caught.value)
+    pretrain(tiny, str(images), tmp_path / "run", resume_from="step-000000011", is_quiet=True)
+    assert newest.read_bytes() == whole  # done again, to the bit
+
+
+def test_two_at_once_are_refused(tiny: Recipe, images: Path, tmp_path: Path) -> None:
+    from openjepa.training.checkpoints import RunLock
+
+    lock = RunLock(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="another process"):
+        pretrain(tiny, str(images), tmp_path / "run", is_quiet=True)
+    lock.release()
