@@ -1,9 +1,10 @@
-"""The command line: `openjepa pretrain`, `recipes`, `bench`, `demo`. Flags are the fields of the recipe's dataclasses."""
+"""The command line: `openjepa pretrain`, `recipes`, `bench`, `demo`. Flags are the fields of the recipe."""
 
 from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,7 +20,7 @@ from openjepa.errors import ConfigError, OpenJepaError, nearest
 from openjepa.methods.ijepa import MASKINGS
 from openjepa.training.recipe import Length, Recipe
 from openjepa.training.run import pretrain
-from openjepa.vision.vit import SIZES, vit
+from openjepa.vision.vit import vit
 
 DEFAULT_RECIPE = "ijepa_cifar10_cpu"
 
@@ -30,7 +31,8 @@ class Pretrain:
 
     Without labels the run judges itself by effective rank and energies; with a few (class folders, a label
     column, or --probe-data) it also prints nearest-neighbour and linear accuracy while it trains.
-    The same command goes on where an earlier one stopped. Many GPUs: torchrun --nproc-per-node 8 -m openjepa pretrain ...
+    The same command goes on where an earlier one stopped. Many GPUs:
+      torchrun --nproc-per-node 8 -m openjepa pretrain ...
 
     Examples:
       openjepa pretrain --data photos/ --minutes 30
@@ -119,7 +121,7 @@ def run(argv: list[str]) -> int:
     command = argv[0] if argv else "--help"
     if command == "pretrain":
         return _pretrain(parse_pretrain(argv[1:]))
-    kinds = {"recipes": Recipes, "bench": Bench, "demo": Demo, "pretrain": Pretrain}
+    kinds: dict[str, Callable[..., object]] = {"recipes": Recipes, "bench": Bench, "demo": Demo, "pretrain": Pretrain}
     if not command.startswith("-") and command not in kinds:
         raise ConfigError(f"{command!r} is no command. {nearest(command, kinds)}")
     chosen = tyro.extras.subcommand_cli_from_dict(

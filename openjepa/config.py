@@ -96,6 +96,51 @@ def _changed(config: C, path: list[str], value: Any, name: str, wrong: list[str]
     return dataclasses.replace(config, **{head: value})  # type: ignore[type-var]
 
 
+def type_mistakes(config: Any, path: str = "") -> list[str]:
+    """Every field whose value is not of its declared type or not among its choices, as sentences."""
+    hints = typing.get_type_hints(type(config))
+    wrong: list[str] = []
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), path + field.name
+        if dataclasses.is_dataclass(value) and type(value) in _dataclasses_in(hints[field.name]):
+            wrong += type_mistakes(value, f"{name}.")
+        elif not _fits(value, hints[field.name]):
+            wrong.append(
+                sentence(name, value, f"must be {_spoken(hints[field.name])}", _choice(value, hints[field.name]))
+            )
+    return wrong
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if _is_union(hint):
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Literal:
+        return value in typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        parts = typing.get_args(hint)
+        if not isinstance(value, tuple):
+            return False
+        if parts[-1] is Ellipsis:
+            return all(_fits(entry, parts[0]) for entry in value)
+        return len(value) == len(parts) and all(map(_fits, value, parts))
+    if hint is float:  # a whole number will do; a bool is no number
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _spoken(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _choice(value: Any, hint: Any) -> str:
+    is_word = typing.get_origin(hint) is typing.Literal and isinstance(value, str)
+    return nearest(value, typing.get_args(hint)) if is_word else ""
+
+
 def flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested JSON to {dotted name: value}."""
     out: dict[str, Any] = {}

@@ -21,7 +21,7 @@ PACKAGE = Path(openjepa.__file__).parent
 TESTS = Path(__file__).parent
 
 FLOORS: dict[int, tuple[str, ...]] = {
-    6: ("__init__", "cli", "__main__"),
+    6: ("__init__", "cli", "demo", "__main__"),
     5: ("recipes", "load"),
     4: ("training", "evaluation", "visual", "interchange", "benchmark"),
     3: ("methods",),
@@ -34,7 +34,7 @@ FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 LANGUAGE = "errors"
 """All rooms speak it, those on its own floor too; it imports nothing."""
 FRONT_DOOR = FLOORS[6]
-"""`openjepa`, `openjepa` on the command line and `python -m openjepa` are one room of three files."""
+"""`openjepa`, `openjepa` on the command line and `python -m openjepa` and the demo are one room."""
 
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 40

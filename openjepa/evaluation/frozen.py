@@ -1,6 +1,6 @@
 """Frozen features on labelled tasks, beside two controls: raw pixels and the same architecture untrained.
 
-Linear probes on average-pooled patch tokens (paper appendix A.2). Strength of the probe chosen on a held-out fifth of train.
+Linear probes on average-pooled patch tokens (paper appendix A.2), their strength chosen on a held-out fifth of train.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from openjepa.vision.controls import pixels, pooled, untrained
 from openjepa.measure.logistic import probe_accuracy
+from openjepa.vision.controls import pixels, pooled
 from openjepa.vision.encoder import Encoder
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -34,9 +35,7 @@ def frozen_accuracy(train: Labelled, test: Labelled, features: tuple[Tensor, Ten
     }  # fmt: skip
 
 
-def compare(
-    encoders: dict[str, Encoder], train: Labelled, test: Labelled, seed: int
-) -> dict[str, dict[str, float]]:
+def compare(encoders: dict[str, Encoder], train: Labelled, test: Labelled, seed: int) -> dict[str, dict[str, float]]:
     """Accuracy by row and task: raw pixels first, then each encoder."""
     rows = {"raw pixels": frozen_accuracy(train, test, (pixels(train.images), pixels(test.images)), seed)}
     for name, encoder in encoders.items():

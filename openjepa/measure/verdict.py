@@ -1,9 +1,9 @@
 """Is the run learning? A verdict in words, from what was measured so far and never from the loss alone.
 
-The loss of a collapsing run looks splendid (it falls towards zero, since a constant is easy to predict). What gives it
-away is measured on images: features of different images grow alike, and a true (context, target) pair has no lower energy
-than one whose target comes from another image. All limits are relative to the untrained encoder, whose pooled features
-are alike to begin with; they were set on runs recorded in LOG.md (2026-11-24).
+The loss of a collapsing run looks splendid (it falls towards zero, since a constant is easy to predict). What gives
+it away is measured on images: features of different images grow alike, and a true (context, target) pair has no lower
+energy than one whose target comes from another image. All limits are relative to the untrained encoder, whose pooled
+features are alike to begin with; they were set on runs recorded in LOG.md (2026-11-24).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from openjepa.data.views import Views
 from openjepa.masking.base import Masks
-from openjepa.vision.encoder import Encoder
+from openjepa.vision.vit import ViT
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Method(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def encoder(self) -> Encoder:
+    def encoder(self) -> ViT:
         """All that evaluation may see: the encoder the method recommends (I-JEPA: the target encoder)."""
 
     @property
     @abstractmethod
-    def context_encoder(self) -> Encoder:
+    def context_encoder(self) -> ViT:
         """The encoder that gradients move."""
 
     @abstractmethod

@@ -102,9 +102,7 @@ class IJEPAViews:
     def collate(self, samples: list[np.ndarray], seed: int, step: int, first: int) -> Batch:
         """Samples at `first`, `first + 1`, ... of the step's global batch."""
         draws = self.masks_per_image
-        masks = self.masking.sample(
-            self.grid, seed=seed, step=step, first=first * draws, count=len(samples) * draws
-        )
+        masks = self.masking.sample(self.grid, seed=seed, step=step, first=first * draws, count=len(samples) * draws)
         return Batch(torch.from_numpy(np.stack(samples)), masks, seed, step)
 
 
@@ -121,9 +119,7 @@ class IJEPA(Method):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         out_width = vit.channels * vit.patch**2 if config.target == "pixels" else vit.width
         self.predictor = Predictor(config.predictor, vit.grid, vit.width, out_width, vit.init)
-        self.views = IJEPAViews(
-            crop, config.masking, config.masks_per_image, vit.image_size, vit.grid, vit.channels
-        )
+        self.views = IJEPAViews(crop, config.masking, config.masks_per_image, vit.image_size, vit.grid, vit.channels)
 
     @property
     def encoder(self) -> ViT:
@@ -146,9 +142,7 @@ class IJEPA(Method):
             valid = valid if valid is None else valid.flatten(0, 1)
             outputs = self.teacher.encode(images, keep, valid, layers)
         elif self.config.target == "output":
-            outputs = [
-                take(tokens, index.flatten(1)) for tokens in self.teacher.encode(images, num_layers=layers)
-            ]
+            outputs = [take(tokens, index.flatten(1)) for tokens in self.teacher.encode(images, num_layers=layers)]
         else:
             outputs = [take(self.teacher.patches(images), index.flatten(1))]
         if layers > 1:  # a layer of large scale must not drown the others
@@ -162,9 +156,7 @@ class IJEPA(Method):
         """Normalised images to context tokens (R, K, D) and predictions (R, M, T, D)."""
         masks = batch.masks
         (context,) = self.student.encode(images, masks.context, masks.context_valid)
-        predictions = self.predictor(
-            context, masks.context, masks.targets, masks.context_valid, masks.target_valid
-        )
+        predictions = self.predictor(context, masks.context, masks.targets, masks.context_valid, masks.target_valid)
         return context, predictions
 
     def block_energy(self, predictions: Tensor, targets: Tensor, valid: Tensor | None) -> Tensor:

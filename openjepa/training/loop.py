@@ -26,7 +26,7 @@ FOREVER = 2**40  # a run in minutes does not know its last step
 
 def train(run: Run) -> bool:
     """Train to the end of the run, or until a signal asks to stop. Returns whether the end was reached."""
-    recipe, world, progress, journal = run.recipe, run.world, run.progress, run.journal
+    recipe, world, progress = run.recipe, run.world, run.progress
     model = wrapped(run)
     autocast = precision(recipe.precision, world.device)
     clock = time.perf_counter() - run.elapsed_s
@@ -37,9 +37,7 @@ def train(run: Run) -> bool:
             run.startup_s = judgement(run)
         interval = Interval()
         stop = progress.total_steps() or FOREVER
-        stream = batches(
-            run.steps, run.step, stop, workers=run.workers, pin_memory=world.device.type == "cuda"
-        )
+        stream = batches(run.steps, run.step, stop, workers=run.workers, pin_memory=world.device.type == "cuda")
         while not progress.is_over(run.step):
             # ------------------------------------------------ the batch
             waiting = time.perf_counter()
@@ -115,9 +113,7 @@ def no_sync(model: nn.Module) -> Any:
 
 def precision(name: str, device: torch.device) -> Any:
     """A factory of autocast contexts: bfloat16 where asked for, or where the device gains from it."""
-    is_bfloat16 = name == "bfloat16" or (
-        name == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
+    is_bfloat16 = name == "bfloat16" or (name == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16)
 
 

@@ -23,9 +23,7 @@ NEIGHBOURS = 20
 class Probe:
     """A labelled bank and test set, as images in memory."""
 
-    def __init__(
-        self, bank: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_classes: int, seed: int
-    ) -> None:
+    def __init__(self, bank: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_classes: int, seed: int) -> None:
         self.bank, self.bank_labels = bank
         self.test, self.test_labels = test
         self.num_classes, self.seed = num_classes, seed
@@ -33,9 +31,7 @@ class Probe:
 
     def measure(self, encoder: Encoder) -> dict[str, float]:
         """`knn` and `linear` accuracy (0..1) of the encoder's average-pooled last layer."""
-        return self._score(
-            pooled(encoder, self.bank), pooled(encoder, self.test)
-        )
+        return self._score(pooled(encoder, self.bank), pooled(encoder, self.test))
 
     def measure_pixels(self) -> dict[str, float]:
         """The same two for raw pixels."""
@@ -45,9 +41,7 @@ class Probe:
         if not (torch.isfinite(bank).all() and torch.isfinite(test).all()):
             return {"knn": float("nan"), "linear": float("nan")}
         knn = knn_accuracy(bank, self.bank_labels, test, self.test_labels, self.num_classes, self.neighbours)
-        linear = probe_accuracy(
-            bank, self.bank_labels, test, self.test_labels, self.num_classes, seed=self.seed
-        )
+        linear = probe_accuracy(bank, self.bank_labels, test, self.test_labels, self.num_classes, seed=self.seed)
         return {"knn": knn, "linear": linear.accuracy}
 
 

@@ -1,7 +1,7 @@
-"""A recipe: everything a pretraining run is, as one frozen dataclass that is default, type, help text and flag at once.
+"""A recipe: everything a pretraining run is, as one frozen dataclass that is default, type, help text and flag.
 
-What changes the result stands first; what changes only speed, what is watched and what is kept stand apart, and may change
-when a run is resumed.
+What changes the result stands first; what changes only speed, what is watched and what is kept stand apart, and
+may change when a run is resumed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Suppress
 
+from openjepa.config import type_mistakes
 from openjepa.errors import ConfigError, sentence
 from openjepa.methods.ijepa import IJEPAConfig
 from openjepa.optim import OptimConfig
@@ -149,14 +150,13 @@ class Recipe:
 
     def mistakes(self) -> list[str]:
         """Every setting that cannot be used, as sentences."""
+        if wrong := type_mistakes(self):  # the checks below may take the types for granted
+            return wrong
         parts = (self.method, self.optim, self.length, self.watch, self.keep, self.speed)
         wrong = [mistake for part in parts for mistake in part.mistakes()]
         if self.batch_size < 1:
             wrong.append(sentence("batch_size", self.batch_size, "must be at least 1"))
-        if (
-            self.method.regulariser != "none"
-            and min(self.batch_size, self.micro_batch or self.batch_size) < 2
-        ):
+        if self.method.regulariser != "none" and min(self.batch_size, self.micro_batch or self.batch_size) < 2:
             rule = "the regulariser is a statistic over images and needs at least 2"
             wrong.append(sentence("batch_size", self.batch_size, rule))
         if self.micro_batch is not None and self.micro_batch < 1:

@@ -29,9 +29,7 @@ def report(run: Run, interval: Interval, t: float) -> None:
                 "set --optim.clip 1."
             )
     kept = [log for log, skipped in zip(interval.logs, is_skipped, strict=True) if not skipped]
-    means = {
-        name: float(torch.stack([log[name].float() for log in kept]).mean()) for name in (kept or [{}])[0]
-    }
+    means = {name: float(torch.stack([log[name].float() for log in kept]).mean()) for name in (kept or [{}])[0]}
     spent = time.perf_counter() - interval.started
     elapsed_s = distributed.agree_max(run.elapsed_s)
     run.progress.follow_clock(run.step, elapsed_s, (elapsed_s - run.startup_s) / run.step)

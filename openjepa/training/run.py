@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from openjepa import distributed, storage
 from openjepa.config import differences, to_dict
-from openjepa.data.loader import BadImages, Steps
 from openjepa.data.loader import check as check_data
-from openjepa.data.source import Source, open_source
-from openjepa.distributed import World
-from openjepa.errors import CheckpointError, ConfigError, DataError, sentence
+from openjepa.data.source import open_source
+from openjepa.errors import CheckpointError, ConfigError, sentence
 from openjepa.journal import Journal, duration
-from openjepa.measure.verdict import judge
-from openjepa.methods import build as build_method
-from openjepa.optim import Optimizer
-from openjepa.randomness import initial_weights
+from openjepa.training.build import build, restore
 from openjepa.training.checkpoints import Checkpoints, RunLock
-from openjepa.training.health import Health
 from openjepa.training.loop import train
-from openjepa.training.probe import Probe, open_probe
-from openjepa.training.progress import Progress, plan
 from openjepa.training.recipe import RESUMABLE, Recipe
 from openjepa.training.state import Run
 from openjepa.vision.saved import read_encoder, write_encoders
-from openjepa.vision.transformer import Transformer
 from openjepa.vision.vit import ViT
-
-MAX_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -105,7 +91,7 @@ def pretrain(
         ) as journal:
             run = build(recipe, source, out, world, journal, checkpoints, probe_data, probe_test)
             introduce(run, data, chosen)
-            if chosen is not None:
+            if chosen is not None and saved is not None:
                 restore(run, chosen, saved)
             is_finished = train(run)
             if is_finished and world.is_first:
@@ -156,75 +142,6 @@ def write_document(path: Path, document: dict[str, Any]) -> None:
     os.replace(file.name, path)
 
 
-def build(
-    recipe: Recipe,
-    source: Source,
-    out: Path,
-    world: World,
-    journal: Journal,
-    checkpoints: Checkpoints,
-    probe_data: str | None,
-    probe_test: str | None,
-) -> Run:
-    """Everything a run is made of, at step 0."""
-    with initial_weights(recipe.seed):
-        method = build_method(recipe.method)
-    if recipe.precision == "float64":
-        method.double()
-    method.to(world.device)
-    for stack in method.modules():
-        if isinstance(stack, Transformer):
-            stack.is_checkpointed = recipe.speed.checkpoint_activations
-            if recipe.speed.compile:
-                stack.compile()
-    bad = BadImages(out / "bad_images.csv", recipe.watch.max_bad_share, len_or_none(source))
-    probe: Probe | None = None
-    if world.is_first and recipe.watch.probes:
-        probe = open_probe(
-            source, probe_data, probe_test, method.encoder,
-            recipe.watch.probe_bank, recipe.watch.probe_test, recipe.seed,
-        )  # fmt: skip
-    steps = Steps(
-        source, method.views, seed=recipe.seed, batch_size=recipe.batch_size,
-        rank=world.rank, world_size=world.size, min_side=min_side(recipe),
-    )  # fmt: skip
-    return Run(
-        recipe=recipe,
-        world=world,
-        method=method,
-        optimizer=Optimizer(method, recipe.optim),
-        progress=plan(recipe.length, recipe.batch_size, source),
-        steps=steps,
-        journal=journal,
-        checkpoints=checkpoints,
-        bad=bad,
-        health=Health(source, method, recipe.watch.health_images, recipe.seed),
-        probe=probe,
-        workers=num_workers(recipe.speed.workers, world.size),
-    )
-
-
-def min_side(recipe: Recipe) -> int:
-    """The shorter side below which a large JPEG must not be decoded: its smallest crop is still never enlarged."""
-    return math.ceil(max(recipe.method.encoder.image_size) / math.sqrt(recipe.method.crop.scale[0]))
-
-
-def len_or_none(source: Source) -> int | None:
-    """The number of images, where it is known."""
-    try:
-        return len(source)
-    except DataError:
-        return None
-
-
-def num_workers(wanted: int | None, num_processes: int) -> int:
-    """What was asked for, else one a core that the training processes leave, at least 1."""
-    if wanted is not None:
-        return wanted
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MAX_WORKERS, cores // num_processes - 1))
-
-
 def introduce(run: Run, data: str, chosen: Path | None) -> None:
     """What is about to happen, in a few lines."""
     method, recipe = run.method, run.recipe
@@ -245,17 +162,6 @@ def introduce(run: Run, data: str, chosen: Path | None) -> None:
         run.journal.say("no labels: judged by rank, spread and energies alone (--probe-data adds probes)")
 
 
-def restore(run: Run, chosen: Path, saved: dict[str, Any]) -> None:
-    """Put a run back where its checkpoint was written. CheckpointError lists what does not fit."""
-    storage.load_into(run.method, storage.read_tensors(chosen, "method"), chosen)
-    run.optimizer.load(storage.read_tensors(chosen, "optimizer"))
-    run.progress = Progress(**saved["progress"])
-    run.bad.load(saved["bad"])
-    for name in ("step", "elapsed_s", "startup_s", "skipped_in_row", "history", "controls"):
-        setattr(run, name, saved[name])
-    run.verdict = judge(run.history) if run.history else None
-
-
 def export(run: Run, out: Path, document: dict[str, Any]) -> None:
     """The encoders of a finished run, for `openjepa.load_encoder`."""
     encoders = {"target": run.method.encoder, "context": run.method.context_encoder}
@@ -266,9 +172,7 @@ def export(run: Run, out: Path, document: dict[str, Any]) -> None:
 def conclude(run: Run, out: Path, is_finished: bool) -> None:
     """Where things are, and how to go on."""
     if is_finished:
-        run.journal.say(
-            f"finished: {run.step} steps in {duration(run.elapsed_s)}; encoder in {out / 'encoder'}"
-        )
+        run.journal.say(f"finished: {run.step} steps in {duration(run.elapsed_s)}; encoder in {out / 'encoder'}")
     else:
         run.journal.say(f"stopped at step {run.step}; the same command goes on from there")
 

@@ -86,15 +86,13 @@ def principal_colours(encoder: Encoder, images: Tensor) -> np.ndarray:
     return colours.reshape(len(images), *found.grid, 3).numpy()
 
 
-def course(
-    axes: np.ndarray, history: list[dict[str, float]], controls: dict[str, dict[str, float]]
-) -> None:
+def course(axes: np.ndarray, history: list[dict[str, float]], controls: dict[str, dict[str, float]]) -> None:
     """Linear probe, and rank and energies, against the step."""
     steps = [judged["step"] for judged in history]
     left, right = axes
     if all("linear" in judged for judged in history):
         left.plot(steps, [100 * judged["linear"] for judged in history], color="C0", label="I-JEPA")
-        for style, (name, scores) in zip((":", "--"), controls.items(), strict=False):
+        for style, (name, scores) in zip((":", "--"), sorted(controls.items()), strict=True):
             left.axhline(100 * scores["linear"], color="0.4", linestyle=style, label=name)
         left.set_ylabel("linear probe, %")
         left.legend(fontsize=8)

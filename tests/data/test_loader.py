@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from openjepa.data import loader
 from openjepa.data.images import BadImage
-from openjepa.data.loader import REPLACEMENTS, Steps, batches, check, epoch_order, labelled_images
+from openjepa.data.loader import REPLACEMENTS, Loaded, Steps, batches, check, epoch_order, labelled_images
 from openjepa.data.source import Item, Source, open_source
 from openjepa.data.views import Crop, center_crop
 from openjepa.errors import ConfigError, DataError
@@ -193,6 +193,26 @@ def test_a_worker_computes_in_one_thread(tmp_path, encode, picture):
         torch.set_num_threads(1)
     assert last.batch["torch"] == 1
     assert last.batch["all"] <= 2  # itself, and the one that feeds its queue
+
+
+class Pinnable:
+    """Stands for a tensor: without a GPU nothing can be pinned."""
+
+    is_pinned = False
+
+    def pin_memory(self) -> Pinnable:
+        pinned = Pinnable()
+        pinned.is_pinned = True
+        return pinned
+
+
+def test_what_is_in_a_batch_is_pinned():
+    plain = Loaded({"a": Pinnable(), "b": [Pinnable()]}, ["x"], [("y", "z")], 2)
+    pinned = plain.pin_memory()
+    assert pinned.batch["a"].is_pinned
+    assert pinned.batch["b"][0].is_pinned
+    assert not plain.batch["a"].is_pinned
+    assert (pinned.names, pinned.bad, pinned.num_read) == (["x"], [("y", "z")], 2)
 
 
 # ------------------------------------------------------------------------------------------------- bad images

@@ -31,9 +31,7 @@ def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], toleranc
 
 def test_two_processes_equal_one(tiny: Recipe, images: Path, tmp_path: Path) -> None:
     recipes = {
-        kind: replace(
-            tiny, precision="float64", method=replace(tiny.method, regulariser=kind, masks_per_image=2)
-        )
+        kind: replace(tiny, precision="float64", method=replace(tiny.method, regulariser=kind, masks_per_image=2))
         for kind in ("none", "variance_covariance", "sigreg")
     }
     for kind, recipe in recipes.items():

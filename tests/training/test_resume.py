@@ -99,9 +99,7 @@ def test_a_signal_saves_and_stops_and_the_rest_is_exact(
     assert_same(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_sigusr1_saves_and_goes_on(
-    tiny: Recipe, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sigusr1_saves_and_goes_on(tiny: Recipe, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_after(5, signal.SIGUSR1, monkeypatch)
     recipe = replace(tiny, keep=Keep(every_minutes=60))
     assert pretrain(recipe, str(images), tmp_path / "run", is_quiet=True).is_finished

@@ -1,0 +1,114 @@
+"""A run put together: from a recipe at step 0, or from a checkpoint where it was written."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from openjepa import storage
+from openjepa.data.loader import BadImages, Steps
+from openjepa.data.source import Source
+from openjepa.distributed import World
+from openjepa.errors import DataError
+from openjepa.journal import Journal
+from openjepa.measure.verdict import judge
+from openjepa.methods import Method
+from openjepa.methods import build as build_method
+from openjepa.optim import Optimizer
+from openjepa.randomness import initial_weights
+from openjepa.training.checkpoints import Checkpoints
+from openjepa.training.health import Health
+from openjepa.training.probe import Probe, open_probe
+from openjepa.training.progress import Progress, plan
+from openjepa.training.recipe import Recipe
+from openjepa.training.state import Run
+from openjepa.vision.transformer import Transformer
+
+MAX_WORKERS = 8
+
+
+def build(
+    recipe: Recipe,
+    source: Source,
+    out: Path,
+    world: World,
+    journal: Journal,
+    checkpoints: Checkpoints,
+    probe_data: str | None,
+    probe_test: str | None,
+) -> Run:
+    """Everything a run is made of, at step 0."""
+    with initial_weights(recipe.seed):
+        method = build_method(recipe.method)
+    prepare(method, recipe, world)
+    bad = BadImages(out / "bad_images.csv", recipe.watch.max_bad_share, len_or_none(source))
+    probe: Probe | None = None
+    if world.is_first and recipe.watch.probes:
+        probe = open_probe(
+            source, probe_data, probe_test, method.encoder,
+            recipe.watch.probe_bank, recipe.watch.probe_test, recipe.seed,
+        )  # fmt: skip
+    steps = Steps(
+        source, method.views, seed=recipe.seed, batch_size=recipe.batch_size,
+        rank=world.rank, world_size=world.size, min_side=min_side(recipe),
+    )  # fmt: skip
+    return Run(
+        recipe=recipe,
+        world=world,
+        method=method,
+        optimizer=Optimizer(method, recipe.optim),
+        progress=plan(recipe.length, recipe.batch_size, source),
+        steps=steps,
+        journal=journal,
+        checkpoints=checkpoints,
+        bad=bad,
+        health=Health(source, method, recipe.watch.health_images, recipe.seed),
+        probe=probe,
+        workers=num_workers(recipe.speed.workers, world.size),
+    )
+
+
+def prepare(method: Method, recipe: Recipe, world: World) -> None:
+    """Put the method where and how it is to run; none of it changes what is computed."""
+    if recipe.precision == "float64":
+        method.double()
+    method.to(world.device)
+    for stack in method.modules():
+        if isinstance(stack, Transformer):
+            stack.is_checkpointed = recipe.speed.checkpoint_activations
+            if recipe.speed.compile:  # stacks only: t changes every step and would be compiled in
+                stack.compile()
+
+
+def min_side(recipe: Recipe) -> int:
+    """The shorter side below which a large JPEG must not be decoded: its smallest crop is still never enlarged."""
+    return math.ceil(max(recipe.method.encoder.image_size) / math.sqrt(recipe.method.crop.scale[0]))
+
+
+def len_or_none(source: Source) -> int | None:
+    """The number of images, where it is known."""
+    try:
+        return len(source)
+    except DataError:
+        return None
+
+
+def num_workers(wanted: int | None, num_processes: int) -> int:
+    """What was asked for, else one a core that the training processes leave, at least 1."""
+    if wanted is not None:
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MAX_WORKERS, cores // num_processes - 1))
+
+
+def restore(run: Run, chosen: Path, saved: dict[str, Any]) -> None:
+    """Put a run back where its checkpoint was written. CheckpointError lists what does not fit."""
+    storage.load_into(run.method, storage.read_tensors(chosen, "method"), chosen)
+    run.optimizer.load(storage.read_tensors(chosen, "optimizer"))
+    run.progress = Progress(**saved["progress"])
+    run.bad.load(saved["bad"])
+    for name in ("step", "elapsed_s", "startup_s", "skipped_in_row", "history", "controls"):
+        setattr(run, name, saved[name])
+    run.verdict = judge(run.history) if run.history else None
