@@ -184,6 +184,7 @@ class _Stream(Source):
             row = self._reader(position).read(position)
             if row is not None:
                 label = row[self._label] if self._label else None
+                label = label if isinstance(label, int) else None  # text has no number before all is read
                 return _item(row[self._image], f"{self._spec} row {position}", label)
             self._length = self._readers[os.getpid()].count
             if self._length == 0:

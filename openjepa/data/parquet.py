@@ -46,7 +46,7 @@ class Parquet(Source):
                 self._groups.append((path, group))
                 self._starts.append(self._starts[-1] + file.metadata.row_group(group).num_rows)
             if label:
-                labels.append(_read(file, None, label))
+                labels.append(_read(path, None, label))
         if len(self) == 0:
             raise DataError(sentence("data", spec, "no image: the files have no rows"))
         names = features.get(label, {}).get("names") if label else None
@@ -89,9 +89,9 @@ class Parquet(Source):
             for each in wanted:
                 path, number = self._groups[each]
                 try:
-                    self._kept[each] = _read(_open(path), number, self._image, self._leaf)
-                except (OSError, pa.ArrowException, DataError) as error:
-                    self._kept[each] = f"row group cannot be read: {error}"
+                    self._kept[each] = _read(path, number, self._image, self._leaf)
+                except DataError as error:
+                    self._kept[each] = str(error)
         return self._kept[group]
 
 
@@ -104,13 +104,17 @@ def _open(path: str) -> pq.ParquetFile:
         raise DataError(sentence("data", path, rule, "Download or write it again.")) from error
 
 
-def _read(file: pq.ParquetFile, group: int | None, column: str, leaf: str = "") -> pa.ChunkedArray:
+def _read(path: str, group: int | None, column: str, leaf: str = "") -> pa.ChunkedArray:
     """A column, or one field of a struct column, of one row group or of the whole file."""
-    columns = [f"{column}.{leaf}" if leaf else column]
-    if group is None:
-        table = file.read(columns, use_threads=False)
-    else:
-        table = file.read_row_group(group, columns, use_threads=False)
+    file, columns = _open(path), [f"{column}.{leaf}" if leaf else column]
+    try:
+        if group is None:
+            table = file.read(columns, use_threads=False)
+        else:
+            table = file.read_row_group(group, columns, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        where = "" if group is None else f" in row group {group}"
+        raise DataError(sentence("data", path, f"damaged{where}: {error}")) from error
     return pc.struct_field(table[column], leaf) if leaf else table[column]
 
 
@@ -153,6 +157,8 @@ def numbered(columns: list[pa.ChunkedArray], names: list[str] | None) -> tuple[l
 
     Text becomes numbers in sorted order; a row without a label has -1; None, None when no row has one.
     """
+    if pa.types.is_integer(columns[0].type):
+        columns = [column.cast(pa.int64()) for column in columns]  # a part may have narrower ones
     values = pa.chunked_array([chunk for column in columns for chunk in column.chunks])
     if not pa.types.is_integer(values.type):
         names = sorted(name for name in pc.unique(values).to_pylist() if name is not None)

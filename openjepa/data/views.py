@@ -24,7 +24,10 @@ class Views(Protocol):
         """One decoded image (H, W, C) uint8 to whatever `collate` takes; all chance comes from `rng`."""
 
     def collate(self, samples: list[Any], seed: int, step: int, first: int) -> Any:
-        """Samples at positions `first`, `first + 1`, ... of the global batch of `step` to one batch."""
+        """Samples at positions `first`, `first + 1`, ... of the global batch of `step` to one batch.
+
+        Tensors, in containers or in an object with a `pin_memory` method.
+        """
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ def build(
         )  # fmt: skip
     steps = Steps(
         source, method.views, seed=recipe.seed, batch_size=recipe.batch_size,
-        rank=world.rank, world_size=world.size, min_side=min_side(recipe),
+        rank=world.rank, world_size=world.size, min_side=recipe.method.crop.min_side(recipe.method.encoder.image_size),
     )  # fmt: skip
     return Run(
         recipe=recipe,
@@ -80,11 +79,6 @@ def prepare(method: Method, recipe: Recipe, world: World) -> None:
             stack.is_checkpointed = recipe.speed.checkpoint_activations
             if recipe.speed.compile:  # stacks only: t changes every step and would be compiled in
                 stack.compile()
-
-
-def min_side(recipe: Recipe) -> int:
-    """The shorter side below which a large JPEG must not be decoded: its smallest crop is still never enlarged."""
-    return math.ceil(max(recipe.method.encoder.image_size) / math.sqrt(recipe.method.crop.scale[0]))
 
 
 def len_or_none(source: Source) -> int | None:

@@ -20,7 +20,7 @@ from openjepa.training.progress import Progress
 from openjepa.training.report import judgement, report
 from openjepa.training.state import Interval, Run
 
-CALIBRATION_STEPS = 10  # of a run given in minutes, before its speed is believed
+CALIBRATION_STEPS = 3  # of a run given in minutes, before its speed is believed; later lines correct it
 FOREVER = 2**40  # a run in minutes does not know its last step
 
 

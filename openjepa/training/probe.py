@@ -18,6 +18,8 @@ from openjepa.vision.controls import pixels, pooled
 from openjepa.vision.encoder import Encoder
 
 NEIGHBOURS = 20
+STRENGTHS = (1000.0, 100.0, 10.0)  # of the linear probe; a few, since it is paid for out of training time
+LOOKED_AT = 16  # images that tell whether a source is labelled
 
 
 class Probe:
@@ -41,8 +43,16 @@ class Probe:
         if not (torch.isfinite(bank).all() and torch.isfinite(test).all()):
             return {"knn": float("nan"), "linear": float("nan")}
         knn = knn_accuracy(bank, self.bank_labels, test, self.test_labels, self.num_classes, self.neighbours)
-        linear = probe_accuracy(bank, self.bank_labels, test, self.test_labels, self.num_classes, seed=self.seed)
+        linear = probe_accuracy(bank, self.bank_labels, test, self.test_labels, self.num_classes, STRENGTHS, self.seed)
         return {"knn": knn, "linear": linear.accuracy}
+
+
+def has_labels(source: Source, encoder: Encoder) -> bool:
+    """True when some of the first images have one; `labels()` would know for all, and may take a minute."""
+    if source.is_sequential:
+        return False
+    some = range(min(LOOKED_AT, len(source)))
+    return len(labelled_images(source, some, encoder.image_size, encoder.channels)[1]) > 0
 
 
 def open_probe(
@@ -62,7 +72,7 @@ def open_probe(
     if probe_data == "none":
         return None
     source = data if probe_data is None else open_source(probe_data)
-    if source.is_sequential or source[0].label is None:
+    if not has_labels(source, encoder):
         if probe_data is None:
             return None
         rule = "has no labels (class sub-folders, or a label column)"
@@ -74,7 +84,7 @@ def open_probe(
         chosen_test, order, test_source = order[:num_test], order[num_test:], source
     else:
         test_source = open_source(probe_test)
-        if test_source.is_sequential or test_source[0].label is None:
+        if not has_labels(test_source, encoder):
             raise DataError(sentence("probe_test", probe_test, "has no labels"))
         chosen_test = generator(seed, "probe-test").permutation(len(test_source))[:num_test]
     size, channels = encoder.image_size, encoder.channels

@@ -42,11 +42,19 @@ class Progress:
         return self.anchor_step + round((1 - self.anchor_t) / self.rate)
 
     def follow_clock(self, step: int, elapsed_s: float, seconds_per_step: float) -> None:
-        """For a run in minutes: aim at t = 1 when the time is up, from here on."""
+        """For a run in minutes: aim at t = 1 when the time is up, from here on.
+
+        ConfigError, the first time, when the time is not enough for ten steps.
+        """
         if self.minutes is None:
             return
         t = self.t(step)
         steps_left = (self.minutes * 60 - elapsed_s) / seconds_per_step
+        if self.rate == 0 and step + steps_left < MIN_STEPS:
+            needed = math.ceil((elapsed_s + (MIN_STEPS - step) * seconds_per_step) / 6) / 10
+            rule = f"is time for {max(step, int(step + steps_left))} steps here; at least {MIN_STEPS} are needed"
+            remedy = f"Try --minutes {needed:g}, a smaller --batch-size or a smaller --encoder."
+            raise ConfigError(sentence("minutes", self.minutes, rule, remedy))
         if steps_left < 1 or self.is_over(step):
             self.anchor_t, self.rate = 1.0, 1.0
         else:

@@ -37,7 +37,8 @@ class ViTConfig:
     std: tuple[float, ...] = IMAGENET_STD
     """Standard deviation of each channel, for pixels in 0..1."""
     init: Init = "rescaled"
-    """"rescaled" divides block l's output layers by sqrt(2 l); "official" does not."""
+    """Of encoder and predictor: "rescaled" (std 0.02, block l's output layers divided by sqrt(2 l)), "official" (no
+    division) or "xavier" (scaled to the width; for narrow encoders)."""
 
     @property
     def channels(self) -> int:

@@ -111,6 +111,8 @@ def test_columns(rows, tmp_path):
         open_source(f"{name}?image=text")
     texts = open_source(f"{name}?image=second&label=text")
     assert texts.classes == ["x"]
+    assert open_source(f"{name}?image=second&label=text&streaming=1")[0].label is None
+    assert open_source(f"{name}?image=second&label=fine&streaming=1")[4].label == 4
 
 
 def test_unlabelled_and_missing(rows, tmp_path):
@@ -152,6 +154,15 @@ def test_a_stream_remembers_a_few_rows(rows, tmp_path):
     assert source._readers[os.getpid()] is reader
     assert number(source[150 - _RECENT]) == (150 - _RECENT) % 10
     assert source._readers[os.getpid()] is not reader
+
+
+def test_a_fork_leaves_its_parents_place_in_the_stream_alone(folder, monkeypatch):
+    source = open_source(f"hf://{folder}?streaming=1")
+    source[6]
+    (parents,) = source._readers.values()
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert [number(source[p]) for p in (2, 7)] == [2, 7]
+    assert parents.count == 7
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")

@@ -247,6 +247,15 @@ def test_replacements_are_drawn_from_everything():
     assert (counts[1:] > 25).all()
 
 
+def test_replacements_are_drawn_for_their_step_place_and_attempt():
+    made = steps(Numbered(50, unreadable=tuple(range(40))))
+    for step in range(5):
+        for i, used in enumerate(numbers(made[step])):
+            tried = [epoch_order(1, 50, (6 * step + i) // 50)[(6 * step + i) % 50]]
+            tried += [generator(1, "replacement", step, i, attempt).integers(50) for attempt in range(1, 33)]
+            assert used == next(number for number in tried if number >= 40)
+
+
 def test_in_a_stream_the_next_image_takes_the_place():
     source = Stream(500, unreadable=(1, 2), undecodable=(9,))
     loaded = steps(source)[0]
@@ -324,6 +333,24 @@ def test_labelled_images(images, picture):
         expected[0, 0] = number
         assert np.array_equal(image, center_crop(expected, (12, 16)))
     torch.from_numpy(found)
+
+
+def test_labelled_images_leaves_out_what_has_no_label(monkeypatch):
+    monkeypatch.setattr(
+        Numbered, "__getitem__", lambda self, i: Item(np.full((8, 8, 3), i, np.uint8), "", [0, -1, None][i])
+    )
+    found, labels = labelled_images(Numbered(3), range(3), (4, 4), 3)
+    assert (found[:, 0, 0, 0].tolist(), labels.tolist()) == ([0], [0])
+
+
+def test_labelled_images_takes_large_jpegs_by_the_fast_way(tmp_path, encode, monkeypatch):
+    for name in ("a/0.jpg", "b/1.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(encode(np.zeros((400, 400, 3), np.uint8), "JPEG"))
+    seen = []
+    monkeypatch.setattr(loader, "center_crop", lambda image, size: seen.append(image.shape) or np.zeros((3, *size)))
+    labelled_images(open_source(str(tmp_path)), [0, 1], (20, 50), 3)
+    assert seen == [(100, 100, 3)] * 2
 
 
 def test_labelled_images_without_any(images):

@@ -67,6 +67,7 @@ def test_members_belong_together_up_to_the_first_dot(pack, dot):
         ("d.2/a.cls", b"8"),
         ("d.2/b.txt", b"no image here"),
         ("d.2/._a.png", dot(97)),
+        ("d.2/.png", dot(96)),
     )
     source = open_source(str(path))
     assert numbers(source) == [1, 2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,7 @@ from openjepa.vision.predictor import PredictorConfig
 from openjepa.vision.vit import ViTConfig
 
 
-@pytest.fixture
-def tiny() -> Recipe:
+def tiny_recipe() -> Recipe:
     """Twelve steps of 8 images, on the CPU, in this process."""
     return Recipe(
         name="tiny",
@@ -37,19 +35,23 @@ def tiny() -> Recipe:
     )
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
+def make_images(parent: Path) -> Path:
     """Two classes, told apart by their mean colour, 30 images of each."""
     rng = np.random.default_rng(0)
     for name, centre in (("dark", 70), ("light", 180)):
-        folder = tmp_path / "images" / name
+        folder = parent / "images" / name
         folder.mkdir(parents=True)
         for number in range(30):
             noise = rng.normal(centre, 40, (20, 24, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(noise).save(folder / f"{number:02d}.png")
-    return tmp_path / "images"
+    return parent / "images"
 
 
-def longer(recipe: Recipe, steps: int) -> Recipe:
-    """The same run with another number of steps."""
-    return replace(recipe, length=Length(steps=steps))
+@pytest.fixture
+def tiny() -> Recipe:
+    return tiny_recipe()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return make_images(tmp_path)

@@ -200,10 +200,17 @@ def test_speed_is_not_believed_at_first() -> None:
 
 def test_time_that_is_up_is_up() -> None:
     progress = planned(minutes=1)
-    progress.follow_clock(CALIBRATION_STEPS, elapsed_s=61, seconds_per_step=6)
-    assert progress.is_over(CALIBRATION_STEPS)
-    assert progress.t(CALIBRATION_STEPS) == 1
-    assert progress.total_steps() == CALIBRATION_STEPS
+    progress.follow_clock(CALIBRATION_STEPS, elapsed_s=3, seconds_per_step=1)
+    progress.follow_clock(20, elapsed_s=61, seconds_per_step=3)
+    assert progress.is_over(20)
+    assert progress.t(20) == 1
+    assert progress.total_steps() == 20
+
+
+def test_minutes_too_few_for_ten_steps_are_refused() -> None:
+    progress = planned(minutes=1)
+    with pytest.raises(ConfigError, match=r"time for 8 steps here; at least 10 are needed\. Try --minutes 1\.3"):
+        progress.follow_clock(CALIBRATION_STEPS, elapsed_s=22, seconds_per_step=7)
 
 
 def test_what_is_over_stays_over() -> None:

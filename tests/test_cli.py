@@ -1,0 +1,104 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from openjepa import cli
+from openjepa.errors import ConfigError, DataError
+from openjepa.masking.rivals import Random
+from tests.training.conftest import make_images
+
+SMALL = [
+    "--batch-size", "8", "--watch.probes", "1", "--watch.health-images", "16", "--watch.probe-bank", "40",
+    "--watch.probe-test", "10", "--speed.workers", "0", "--encoder", "pico", "--method.encoder.depth", "1",
+]  # fmt: skip
+
+
+def test_pretrain_runs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, out = make_images(tmp_path), tmp_path / "run"
+    command = ["pretrain", "--data", str(images), "--out", str(out), "--steps", "12", *SMALL]
+    assert cli.run(command) == 0
+    said = capsys.readouterr().err
+    assert "starting at step 0" in said
+    assert "20-NN" in said
+    assert "untrained" in said
+    assert "pixels" in said
+    assert cli.run(command) == 0
+    assert "resuming from" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"recipe\.seed: 0 -> 3"):
+        cli.run([*command, "--seed", "3"])
+
+
+def test_flags_choose_defaults_and_change_them() -> None:
+    given = cli.parse_pretrain(
+        ["--data", "x", "--recipe", "ijepa_in1k_vitb16", "--encoder=small", "--masking", "random", "--minutes", "5",
+         "--method.masking.scale", "0.5", "--method.predictor.depth", "3", "--optim.clip", "1"]
+    )  # fmt: skip
+    assert given.settings.method.encoder.width == 384
+    assert given.settings.method.encoder.image_size == (224, 224)
+    assert given.settings.method.masking == Random(scale=0.5)
+    assert given.settings.method.predictor.depth == 3
+    assert given.settings.optim.clip == 1
+    assert given.minutes == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrian"], "Did you mean 'pretrain'"),
+        (["pretrain", "--data", "scenes", "--recipe", "ijepa_cifar"], "Did you mean"),
+        (["pretrain", "--data", "scenes", "--masking", "multi"], "Did you mean"),
+        (["pretrain", "--data", "scenes", "--encoder", "smal"], "Did you mean 'small'"),
+        (["pretrain", "--data", "scenes", "--epochs", "1", "--steps", "5"], "exactly one"),
+        (["pretrain", "--data", "scenes", "--method.encoder.patch", "5"], r"Try 30 for 32"),
+    ],
+)
+def test_mistakes_say_what_to_type(tmp_path: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        cli.run([*arguments, *(["--out", str(tmp_path / "run")] if len(arguments) > 1 else [])])
+
+
+def test_no_image_is_told_before_training(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(DataError, match=r"no image in this folder; only 1 \.txt"):
+        cli.run(["pretrain", "--data", str(tmp_path), "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert "ijepa_scenes_demo" in listed
+    assert "Hardware:" in listed
+    assert cli.run(["recipes", "ijepa_in1k_vith14"]) == 0
+    assert "To reach:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["masks", "scenes", "loader", "train"])
+def test_bench_measures(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["bench", what, "--seconds", "0.1", "--workers", "0", "--recipe", "ijepa_scenes_demo"]) == 0
+    assert "images/s" in capsys.readouterr().out
+
+
+def test_the_process_prints_one_plain_error_and_exits_with_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "openjepa", "pretrain", "--data", str(tmp_path / "none"), "--out", str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: data = ")
+    assert "Traceback" not in done.stderr
+
+
+def test_help_of_every_command_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("pretrain", "recipes", "bench", "demo"):
+        with pytest.raises(SystemExit) as caught:
+            cli.run([command, "--help"])
+        assert caught.value.code == 0
+        assert len(capsys.readouterr().out) > 200
