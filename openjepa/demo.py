@@ -25,9 +25,9 @@ from openjepa.vision.controls import untrained
 from openjepa.visual.demo import draw
 
 RECIPE = "ijepa_scenes_demo"
-NUM_PRETRAIN, NUM_TRAIN, NUM_TEST = 6_000, 3_000, 2_000
+NUM_PRETRAIN, NUM_TRAIN, NUM_TEST = 6_000, 4_000, 3_000
 PRETRAIN_SEED, TRAIN_SEED, TEST_SEED = 0, 1, 2
-SIZE = 64
+SIZE, MAX_OBJECTS = 64, 3
 QUESTIONS = {
     "shape_of_largest": "shape of the largest",
     "num_objects": "number of objects",
@@ -45,7 +45,7 @@ class DemoResult:
 
 def labelled(num_images: int, seed: int, cache: Path) -> Labelled:
     """Scenes with the classes of every task."""
-    source = Scenes(num_images, (SIZE, SIZE), seed, cache=cache, workers=os.cpu_count() or 1)
+    source = Scenes(num_images, (SIZE, SIZE), seed, MAX_OBJECTS, cache=cache, workers=os.cpu_count() or 1)
     indices = range(num_images)
     images = np.stack([np.asarray(source[index].image) for index in indices]).transpose(0, 3, 1, 2)
     labels = {task: torch.from_numpy(classes) for task, classes in truths(source, indices).items()}
@@ -57,7 +57,10 @@ def run(out: Path, minutes: float | None, num_seeds: int) -> DemoResult:
     console, started = Console(highlight=False), time.perf_counter()
     cache = out / "scenes"
     console.print(f"rendering {NUM_PRETRAIN + NUM_TRAIN + NUM_TEST} scenes of {SIZE} x {SIZE} pixels ...")
-    spec = f"scenes?num_images={NUM_PRETRAIN}&size={SIZE}&seed={PRETRAIN_SEED}&cache={cache}&workers=2"
+    spec = (
+        f"scenes?num_images={NUM_PRETRAIN}&size={SIZE}&seed={PRETRAIN_SEED}&max_objects={MAX_OBJECTS}"
+        f"&cache={cache}&workers={os.cpu_count() or 1}"
+    )
     train, test = labelled(NUM_TRAIN, TRAIN_SEED, cache), labelled(NUM_TEST, TEST_SEED, cache)
     rows: dict[str, dict[str, list[float]]] = {}
     for seed in range(num_seeds):
@@ -66,7 +69,7 @@ def run(out: Path, minutes: float | None, num_seeds: int) -> DemoResult:
             recipe = replace(recipe, length=Length(minutes=minutes))
         directory = out / f"seed-{seed}"
         console.print(f"pretraining without labels (seed {seed}), {recipe.length.minutes:g} minutes ...")
-        result = pretrain(recipe, spec, directory)
+        result = pretrain(recipe, spec, directory, probe_data="none")
         if not result.is_finished:
             console.print("stopped; the same command goes on from there")
             raise SystemExit(1)
@@ -77,7 +80,7 @@ def run(out: Path, minutes: float | None, num_seeds: int) -> DemoResult:
             for task, accuracy in tasks.items():
                 rows.setdefault(row, {}).setdefault(task, []).append(accuracy)
         if seed == 0:
-            draw(out / "demo.png", test.images, before, result.encoder, recipe.method, result.history, result.controls)
+            draw(out / "demo.png", test.images, before, result.encoder, recipe.method, result.history)
     found = DemoResult(rows, time.perf_counter() - started)
     report(console, found, test, out)
     return found

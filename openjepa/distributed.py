@@ -81,6 +81,14 @@ def agree_sum(values: list[float]) -> list[float]:
     return agreed.tolist()
 
 
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The mean of a () tensor over all ranks, on its device; nobody waits for it."""
+    if not dist.is_initialized():
+        return x
+    dist.all_reduce(x)
+    return x / dist.get_world_size()
+
+
 def barrier() -> None:
     """Wait for every rank."""
     agree_max(0)

@@ -45,8 +45,7 @@ def load_method(path: str | Path) -> Method:
             "or a directory that holds encoder.json."
         )
     storage.verify(checkpoint)
-    run = checkpoint.parent.parent
-    recipe = from_dict(Recipe, storage.read_document(run, "recipe")["recipe"])
+    recipe = from_dict(Recipe, storage.read_document(checkpoint, "recipe")["recipe"])
     method = build_method(recipe.method)
     storage.load_into(method, storage.read_tensors(checkpoint, "method"), checkpoint)
     return method.requires_grad_(False).eval()

@@ -27,7 +27,7 @@ def images_per_second(
     rng, vit = generator(0, "bench"), config.encoder
     noise = rng.integers(0, 256, (batch_size, *vit.image_size, vit.channels), dtype=np.uint8)
     batch = method.views.collate([method.views.sample(image, rng) for image in noise], 0, 0, 0).to(where)
-    is_bfloat16 = where.type == "cuda" and torch.cuda.is_bf16_supported()
+    is_bfloat16 = where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     started = time.perf_counter()
     for step in itertools.count(1):
         with torch.autocast(where.type, torch.bfloat16, enabled=is_bfloat16):

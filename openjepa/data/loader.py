@@ -7,6 +7,7 @@ that epoch's order; step s of the run holds positions s * B to (s + 1) * B. So a
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -152,6 +153,12 @@ class _Carrier(Dataset[Loaded | OpenJepaError]):
             return error
 
 
+def _leave_signals_to_the_run(worker: int) -> None:
+    """A signal to the whole process group must not end the workers before the run has saved."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def batches(steps: Steps, start: int, stop: int, *, workers: int, pin_memory: bool = False) -> Iterator[Loaded]:
     """Steps `start` to `stop` in order, made ahead in `workers` processes of one thread (0: in this one).
 
@@ -163,6 +170,7 @@ def batches(steps: Steps, start: int, stop: int, *, workers: int, pin_memory: bo
         sampler=range(start, stop),
         num_workers=workers,
         pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_run,
         generator=torch.Generator(),  # else it draws from the global one, which is not ours
     )
     for loaded in loader:
@@ -188,14 +196,18 @@ def check(source: Source, channels: int) -> None:
 
 
 def labelled_images(
-    source: Source, indices: Sequence[int] | np.ndarray, size: tuple[int, int], channels: int
+    source: Source,
+    indices: Sequence[int] | np.ndarray,
+    size: tuple[int, int],
+    channels: int,
+    bad: list[tuple[str, str]] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N, channels, *size) uint8 centre crops and (N,) int64 labels of images of a source, for probes.
 
-    Images that are bad or have no label (None or below 0) are left out.
+    Images that are bad or have no label (None or below 0) are left out; `bad` gets (name, reason) of the former.
     """
     images, labels = [], []
-    bad: list[tuple[str, str]] = []
+    bad = [] if bad is None else bad
     for index in indices:
         found = _read(source, int(index), channels, 2 * max(size), bad)
         if found is not None and found[0].label is not None and found[0].label >= 0:

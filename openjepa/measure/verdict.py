@@ -25,7 +25,7 @@ class Verdict:
     """One word and why."""
 
     word: str
-    """untrained, learning, stalled, collapsing or collapsed."""
+    """untrained (before the first step), undecided (too early), learning, stalled, collapsing or collapsed."""
     reason: str
 
     @property
@@ -58,7 +58,7 @@ def judge(history: list[dict[str, float]]) -> Verdict:
             "collapsed",
             f"features of different images differ by {spread['target']:.0%} of what they did untrained (cosine "
             f"{now['cosine_target']:.3f}); {energies}. Add --method.regulariser variance_covariance, or lower "
-            "--optim.lr",
+            "--optim.lr, in another --out",
         )
     if tells < TELLS and min(*spread.values()) < SPREAD_FALLING:
         return Verdict(
@@ -75,8 +75,9 @@ def judge(history: list[dict[str, float]]) -> Verdict:
     state = f"{energies}; effective rank {now['rank_target']:.1f}, untrained {first['rank_target']:.1f}"
     if len(history) > PATIENCE and not has_gained(history):
         return Verdict("stalled", f"nothing better in the last {PATIENCE} judgements; {state}")
-    if len(history) > PATIENCE and tells < TELLS:
-        return Verdict("stalled", state)
+    is_better = any(now[name] > first[name] + PROBE_GAIN for name in ("knn", "linear") if name in first and name in now)
+    if tells < TELLS and not is_better:
+        return Verdict("undecided" if len(history) <= PATIENCE else "stalled", state)
     return Verdict("learning", state)
 
 

@@ -37,7 +37,8 @@ def sigreg(x: Tensor, seed: int, step: int) -> Tensor:
     """
     x = gather_rows(x).to(torch.promote_types(x.dtype, torch.float32))
     draw = torch_generator(seed, "sigreg", step)
-    directions = torch.randn(x.shape[1], NUM_DIRECTIONS, generator=draw).to(x)
+    directions = torch.randn(x.shape[1], NUM_DIRECTIONS, generator=draw, pin_memory=x.is_cuda)
+    directions = directions.to(x.device, non_blocking=True).to(x.dtype)
     directions = directions / directions.norm(dim=0)
     knots = torch.linspace(0, KNOT_END, KNOTS, device=x.device, dtype=x.dtype)
     normal = torch.exp(-0.5 * knots.square())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from openjepa.data.views import Crop
 from openjepa.masking.multiblock import MultiBlock
 from openjepa.methods.ijepa import IJEPAConfig
@@ -14,7 +12,14 @@ from openjepa.vision.vit import vit
 
 
 def ijepa_cifar10_cpu() -> Recipe:
-    """Small images (32 pixels) on a CPU."""
+    """CIFAR-10, or other images of about 32 pixels, on a CPU.
+
+    Command: openjepa pretrain --data cifar10/train.parquet --probe-test cifar10/test.parquet \\
+        --recipe ijepa_cifar10_cpu
+    Hardware: two CPU cores.
+    Time: 60 minutes; --minutes 10 for a look.
+    To reach: CIFAR_NUMBERS
+    """
     return Recipe(
         name="ijepa_cifar10_cpu",
         method=IJEPAConfig(
@@ -33,19 +38,32 @@ def ijepa_cifar10_cpu() -> Recipe:
 
 
 def ijepa_scenes_demo() -> Recipe:
-    """The demo: `scenes` on two CPU cores."""
-    cifar = ijepa_cifar10_cpu()
-    return replace(
-        cifar,
+    """`scenes` of 64 pixels and up to three objects, on a laptop CPU: what the demo trains.
+
+    Command: openjepa demo
+    Hardware: two CPU cores.
+    Time: 3 minutes.
+    To reach: DEMO_NUMBERS
+    """
+    return Recipe(
         name="ijepa_scenes_demo",
-        method=replace(cifar.method, encoder=vit("pico", image_size=64, patch=8), predictor=PredictorConfig(64, 2, 2)),
+        method=IJEPAConfig(
+            encoder=vit("pico", image_size=64, patch=8),
+            predictor=PredictorConfig(width=64, depth=2, heads=2),
+            crop=Crop(scale=(0.4, 1.0)),
+            momentum=(0.99, 1.0),
+            regulariser="variance_covariance",
+            regulariser_weight=(1.0, 0.0),
+        ),
+        optim=OptimConfig(lr=1e-3, warmup=0.05, weight_decay_end=0.04),
         length=Length(minutes=3),
-        batch_size=128,
+        batch_size=64,
     )
 
 
 def paper(name: str, size: str, patch: int, image_size: int, depth: int, epochs: int) -> Recipe:
-    """What all of the paper's runs share; 15 epochs of warm-up."""
+    """What all of the paper's runs share; 15 epochs of warm-up. Add --masking official --method.encoder.init official
+    for the released sampler and initialisation."""
     encoder = vit(size, image_size=image_size, patch=patch)
     return Recipe(
         name=name,
@@ -60,10 +78,10 @@ def paper(name: str, size: str, patch: int, image_size: int, depth: int, epochs:
 
 
 def ijepa_in1k_vitb16() -> Recipe:
-    """ViT-B/16 on ImageNet-1k, as published.
+    """ViT-B/16 on ImageNet-1k, with the paper's settings and our masks and initialisation.
 
     Command: torchrun --nproc-per-node 8 -m openjepa pretrain --data imagenet/train --recipe ijepa_in1k_vitb16
-    Hardware: not published for this size; eight 80 GiB GPUs hold the batch. Not run by us.
+    Hardware: not published for this size. Not run by us; --micro-batch where memory is short.
     Time: 600 epochs; not published.
     To reach: 72.9 % linear on ImageNet-1k (paper, table 1).
     """
@@ -71,10 +89,10 @@ def ijepa_in1k_vitb16() -> Recipe:
 
 
 def ijepa_in1k_vitl16() -> Recipe:
-    """ViT-L/16 on ImageNet-1k, as published.
+    """ViT-L/16 on ImageNet-1k, with the paper's settings and our masks and initialisation.
 
     Command: torchrun --nproc-per-node 8 -m openjepa pretrain --data imagenet/train --recipe ijepa_in1k_vitl16
-    Hardware: not published for this size; sixteen 80 GiB GPUs, or --micro-batch 64 on eight. Not run by us.
+    Hardware: not published for this size. Not run by us; --micro-batch where memory is short.
     Time: 600 epochs; not published.
     To reach: 77.5 % linear on ImageNet-1k, 69.4 % with 1 % of the labels (paper, tables 1 and 2).
     """
@@ -82,7 +100,7 @@ def ijepa_in1k_vitl16() -> Recipe:
 
 
 def ijepa_in1k_vith14() -> Recipe:
-    """ViT-H/14 on ImageNet-1k, as published.
+    """ViT-H/14 on ImageNet-1k, with the paper's settings and our masks and initialisation.
 
     Command: torchrun --nnodes 2 --nproc-per-node 8 -m openjepa pretrain --data imagenet/train \\
         --recipe ijepa_in1k_vith14
@@ -94,7 +112,7 @@ def ijepa_in1k_vith14() -> Recipe:
 
 
 def ijepa_in1k_vith16_448() -> Recipe:
-    """ViT-H/16 at 448 pixels on ImageNet-1k, as published.
+    """ViT-H/16 at 448 pixels on ImageNet-1k, with the paper's settings and our masks and initialisation.
 
     Command: torchrun --nnodes 16 --nproc-per-node 8 -m openjepa pretrain --data imagenet/train \\
         --recipe ijepa_in1k_vith16_448

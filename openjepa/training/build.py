@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openjepa import storage
-from openjepa.data.loader import BadImages, Steps
+from openjepa.data.loader import BadImages, Loaded, Steps
 from openjepa.data.source import Source
 from openjepa.distributed import World
 from openjepa.errors import DataError
@@ -34,39 +34,51 @@ def build(
     out: Path,
     world: World,
     journal: Journal,
-    checkpoints: Checkpoints,
     probe_data: str | None,
     probe_test: str | None,
+    document: dict[str, Any],
 ) -> Run:
     """Everything a run is made of, at step 0."""
     with initial_weights(recipe.seed):
         method = build_method(recipe.method)
     prepare(method, recipe, world)
-    bad = BadImages(out / "bad_images.csv", recipe.watch.max_bad_share, len_or_none(source))
+    watch, vit = recipe.watch, recipe.method.encoder
     probe: Probe | None = None
-    if world.is_first and recipe.watch.probes:
+    if world.is_first and watch.probes:
         probe = open_probe(
-            source, probe_data, probe_test, method.encoder,
-            recipe.watch.probe_bank, recipe.watch.probe_test, recipe.seed,
-        )  # fmt: skip
-    steps = Steps(
-        source, method.views, seed=recipe.seed, batch_size=recipe.batch_size,
-        rank=world.rank, world_size=world.size, min_side=recipe.method.crop.min_side(recipe.method.encoder.image_size),
-    )  # fmt: skip
+            source, probe_data, probe_test, method.encoder, watch.probe_bank, watch.probe_test, recipe.seed
+        )
+    health = Health(source, method, watch.health_images, recipe.seed)
     return Run(
         recipe=recipe,
         world=world,
         method=method,
         optimizer=Optimizer(method, recipe.optim),
         progress=plan(recipe.length, recipe.batch_size, source),
-        steps=steps,
+        steps=Steps(
+            source, method.views, seed=recipe.seed, batch_size=recipe.batch_size, rank=world.rank,
+            world_size=world.size, min_side=recipe.method.crop.min_side(vit.image_size),
+        ),
         journal=journal,
-        checkpoints=checkpoints,
-        bad=bad,
-        health=Health(source, method, recipe.watch.health_images, recipe.seed),
+        checkpoints=Checkpoints(out / "checkpoints", recipe.keep.last),
+        bad=book_of_bad_images(recipe, source, out, world, health, probe),
+        health=health,
         probe=probe,
-        workers=num_workers(recipe.speed.workers, world.size),
-    )
+        workers=num_workers(recipe.speed.workers),
+        document=document,
+    )  # fmt: skip
+
+
+def book_of_bad_images(
+    recipe: Recipe, source: Source, out: Path, world: World, health: Health, probe: Probe | None
+) -> BadImages:
+    """The run's book, begun with the bad images met among those that judge it."""
+    bad = BadImages(out / "bad_images.csv", recipe.watch.max_bad_share, len_or_none(source))
+    if world.is_first:
+        bad.add(health.loaded)
+        if probe is not None:
+            bad.add(Loaded(None, [], probe.bad, num_read=len(probe.bank) + len(probe.test) + len(probe.bad)))
+    return bad
 
 
 def prepare(method: Method, recipe: Recipe, world: World) -> None:
@@ -89,10 +101,11 @@ def len_or_none(source: Source) -> int | None:
         return None
 
 
-def num_workers(wanted: int | None, num_processes: int) -> int:
+def num_workers(wanted: int | None) -> int:
     """What was asked for, else one a core that the training processes leave, at least 1."""
     if wanted is not None:
         return wanted
+    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # on this machine, as torchrun says
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(MAX_WORKERS, cores // num_processes - 1))
 
@@ -105,4 +118,11 @@ def restore(run: Run, chosen: Path, saved: dict[str, Any]) -> None:
     run.bad.load(saved["bad"])
     for name in ("step", "elapsed_s", "startup_s", "skipped_in_row", "history", "controls"):
         setattr(run, name, saved[name])
+    if saved["device"] != run.world.device.type:
+        run.journal.warn(
+            f"begun on {saved['device']}, going on on {run.world.device.type}: the same run, but not to the bit"
+        )
+    if run.probe is not None and saved["probe"] != run.probe.identity:  # figures of other images do not compare
+        run.controls = {}
+        run.history = [{k: v for k, v in judged.items() if k not in ("knn", "linear")} for judged in run.history]
     run.verdict = judge(run.history) if run.history else None

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +18,7 @@ from openjepa.errors import CheckpointError, nearest
 
 PREFIX = "step-"
 SAVE_AND_GO_ON, SAVE_AND_STOP = 1, 2
+LOCK_PATIENCE_S = 10.0  # after a SIGKILL, loader workers hold the lock until they notice that they are orphans
 
 
 class Checkpoints:
@@ -128,13 +130,17 @@ class RunLock:
 
         directory.mkdir(parents=True, exist_ok=True)
         self.handle = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self.handle)
-            raise CheckpointError(
-                f"{directory} is being trained by another process. Wait for it, or take another --out."
-            ) from None
+        give_up = time.monotonic() + LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                if time.monotonic() > give_up:
+                    break
+            time.sleep(0.1)
+        os.close(self.handle)
+        raise CheckpointError(f"{directory} is being trained by another process. Wait for it, or take another --out.")
 
     def release(self) -> None:
         """Let others in."""

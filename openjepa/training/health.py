@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,10 +22,9 @@ class Health:
     def __init__(self, source: Source, method: Method, num_images: int, seed: int) -> None:
         # a seed of its own: the same images and masks as no training step
         own_seed = key(seed, "health") % 2**31
-        count = min(num_images, len(source))
-        loaded = Steps(source, method.views, seed=own_seed, batch_size=count)[0]
-        self.bad = loaded.bad
-        self.batch: Batch = loaded.batch
+        count = num_images if source.is_sequential else min(num_images, len(source))
+        self.loaded = Steps(source, method.views, seed=own_seed, batch_size=count)[0]
+        self.batch: Batch = self.loaded.batch
 
     @torch.no_grad()
     def measure(self, method: Method, device: torch.device) -> dict[str, float]:
@@ -35,16 +36,19 @@ class Health:
         """
         features: dict[str, list[Tensor]] = {}
         true, false = [], []
-        for part in self.batch.split(CHUNK):
+        images_of_others = self.batch.images.roll(1, dims=0).split(CHUNK)
+        for part, others in zip(self.batch.split(CHUNK), images_of_others, strict=True):
             batch = part.to(device)
             for name, value in method.representations(batch).items():
                 features.setdefault(name, []).append(value.float().cpu())
             true.append(method.energy(batch).flatten().cpu())
-            others = batch.images.roll(1, dims=0)
-            false.append(method.energy(batch, target_images=others).flatten().cpu())
+            false.append(method.energy(batch, target_images=others.to(device)).flatten().cpu())
         found: dict[str, float] = {}
         for name, values in features.items():
             pooled = torch.cat(values)
+            if not torch.isfinite(pooled).all():
+                found |= {f"rank_{name}": math.nan, f"std_{name}": math.nan, f"cosine_{name}": math.nan}
+                continue
             found[f"rank_{name}"] = effective_rank(pooled)
             found[f"std_{name}"] = feature_std(pooled)
             found[f"cosine_{name}"] = mean_cosine(pooled)
@@ -53,5 +57,6 @@ class Health:
         found["energy_false"] = float(false_energy.mean())
         # both zero is the purest collapse: no gap
         found["energy_gap"] = 1 - found["energy_true"] / max(found["energy_false"], 1e-12)
-        found["energy_auroc"] = auroc(true_energy, false_energy)
+        is_finite = bool((true_energy + false_energy).isfinite().all())
+        found["energy_auroc"] = auroc(true_energy, false_energy) if is_finite else math.nan
         return found

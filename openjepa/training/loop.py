@@ -15,8 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from openjepa import distributed
 from openjepa.data.loader import batches
 from openjepa.errors import TrainingError
-from openjepa.training.checkpoints import SAVE_AND_STOP, Signals
-from openjepa.training.progress import Progress
+from openjepa.training.checkpoints import SAVE_AND_GO_ON, SAVE_AND_STOP, Signals
 from openjepa.training.report import judgement, report
 from openjepa.training.state import Interval, Run
 
@@ -34,9 +33,9 @@ def train(run: Run) -> bool:
 
     with Signals() as signals:
         if run.step == 0:
-            run.startup_s = judgement(run)
+            run.startup_s = distributed.agree_max(judgement(run))
         interval = Interval()
-        stop = progress.total_steps() or FOREVER
+        stop = FOREVER if progress.minutes is not None else progress.total_steps() or FOREVER
         stream = batches(run.steps, run.step, stop, workers=run.workers, pin_memory=world.device.type == "cuda")
         while not progress.is_over(run.step):
             # ------------------------------------------------ the batch
@@ -60,6 +59,7 @@ def train(run: Run) -> bool:
                     logs[name] = logs.get(name, 0) + value.detach() * share
 
             # ------------------------------------------------ update
+            logs["loss"] = distributed.mean_over_ranks(logs["loss"])  # one that is not finite is so on all
             grad_norm, is_skipped = run.optimizer.step(t, logs["loss"])
             run.method.after_step(t)
             run.step += 1
@@ -76,19 +76,23 @@ def train(run: Run) -> bool:
                 report(run, interval, t)
                 interval = Interval()
                 is_last = progress.is_over(run.step)
-            if passed(recipe.watch.probes, progress, run.step) or is_last:
+            now = progress.t(run.step)
+            if passed(recipe.watch.probes, t, now) or is_last:
                 interval.probe_s += judgement(run)
                 if run.verdict is not None and run.verdict.is_collapsed:
                     if recipe.watch.on_collapse == "stop":
                         raise TrainingError(f"collapsed: {run.verdict.reason}")
             run.elapsed_s = time.perf_counter() - clock
-            is_milestone = passed(recipe.keep.milestones, progress, run.step)
+            is_milestone = passed(recipe.keep.milestones, t, now)
             is_due = time.perf_counter() - last_saved > recipe.keep.every_minutes * 60
             wish = distributed.agree_max(max(signals.asked, int(is_due and world.is_first)))
             if wish or is_milestone or is_last:
+                if signals.asked == SAVE_AND_GO_ON:  # before saving: a signal that comes meanwhile counts
+                    signals.asked = 0
+                if wish == SAVE_AND_STOP and interval.logs:
+                    report(run, interval, t)
                 started = time.perf_counter()
                 save(run, is_milestone=is_milestone)
-                signals.asked = 0 if wish != SAVE_AND_STOP else signals.asked
                 last_saved = time.perf_counter()
                 interval.save_s += last_saved - started
             if wish == SAVE_AND_STOP and not is_last:
@@ -113,22 +117,23 @@ def no_sync(model: nn.Module) -> Any:
 
 def precision(name: str, device: torch.device) -> Any:
     """A factory of autocast contexts: bfloat16 where asked for, or where the device gains from it."""
-    is_bfloat16 = name == "bfloat16" or (name == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    gains = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    is_bfloat16 = name == "bfloat16" or (name == "auto" and gains)
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16)
 
 
-def passed(count: int, progress: Progress, step: int) -> bool:
-    """True when this step is the first to reach one of `count` evenly spaced marks of the run."""
-    before, now = progress.t(step - 1) * count, progress.t(step) * count
-    return math.floor(now + 1e-9) > math.floor(before + 1e-9)
+def passed(count: int, before: float, now: float) -> bool:
+    """True when progress went over one of `count` evenly spaced marks of the run between two steps."""
+    return math.floor(now * count + 1e-9) > math.floor(before * count + 1e-9)
 
 
 def save(run: Run, *, is_milestone: bool) -> None:
     """Write a checkpoint on the first rank. A full disk is reported, and training goes on."""
     if run.world.is_first:
         tensors = {"method": run.method.state_dict(), "optimizer": run.optimizer.tensors()}
+        documents = {"state": run.state(), "recipe": run.document}
         try:
-            run.checkpoints.save(run.step, tensors, {"state": run.state()}, is_milestone=is_milestone)
+            run.checkpoints.save(run.step, tensors, documents, is_milestone=is_milestone)
         except OSError as error:
             names = run.checkpoints.names()
             good = f"the newest good one is {names[-1]}" if names else "there is none yet"

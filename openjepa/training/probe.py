@@ -5,6 +5,7 @@ The labels are used for nothing else. The controls are raw pixels and the encode
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,10 +26,20 @@ LOOKED_AT = 16  # images that tell whether a source is labelled
 class Probe:
     """A labelled bank and test set, as images in memory."""
 
-    def __init__(self, bank: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_classes: int, seed: int) -> None:
-        self.bank, self.bank_labels = bank
-        self.test, self.test_labels = test
-        self.num_classes, self.seed = num_classes, seed
+    def __init__(
+        self,
+        bank: tuple[np.ndarray, np.ndarray],
+        test: tuple[np.ndarray, np.ndarray],
+        identity: str,
+        seed: int,
+        bad: list[tuple[str, str]],
+    ) -> None:
+        """`bank` and `test`: images (N, C, H, W) uint8 and labels (N,). `bad`: (name, reason) of those left out."""
+        self.bank, self.test = torch.from_numpy(bank[0]), torch.from_numpy(test[0])
+        # numbered anew: labels of a file may be any numbers
+        classes, numbers = np.unique(np.concatenate([bank[1], test[1]]), return_inverse=True)
+        self.bank_labels, self.test_labels = torch.from_numpy(numbers).split([len(bank[1]), len(test[1])])
+        self.num_classes, self.identity, self.seed, self.bad = len(classes), identity, seed, bad
         self.neighbours = min(NEIGHBOURS, len(self.bank))
 
     def measure(self, encoder: Encoder) -> dict[str, float]:
@@ -73,10 +84,11 @@ def open_probe(
         return None
     source = data if probe_data is None else open_source(probe_data)
     if not has_labels(source, encoder):
-        if probe_data is None:
+        if probe_data is None and probe_test is None:
             return None
         rule = "has no labels (class sub-folders, or a label column)"
-        raise DataError(sentence("probe_data", probe_data, rule, "Use --probe-data none to go without."))
+        named = probe_data or source.identity
+        raise DataError(sentence("probe_data", named, rule, "Use --probe-data none to go without."))
     order = generator(seed, "probe").permutation(len(source))
     if probe_test is None:
         # a small set is shared out four to one
@@ -84,17 +96,26 @@ def open_probe(
         chosen_test, order, test_source = order[:num_test], order[num_test:], source
     else:
         test_source = open_source(probe_test)
-        if not has_labels(test_source, encoder):
-            raise DataError(sentence("probe_test", probe_test, "has no labels"))
+        check_test(source, test_source, probe_test, encoder)
         chosen_test = generator(seed, "probe-test").permutation(len(test_source))[:num_test]
+    identity = f"{source.identity} | {test_source.identity} | {num_bank} | {num_test}"
     size, channels = encoder.image_size, encoder.channels
-    bank = labelled_images(source, order[:num_bank], size, channels)
-    test = labelled_images(test_source, chosen_test, size, channels)
-    bank_y, test_y = torch.from_numpy(bank[1]), torch.from_numpy(test[1])
-    if len(torch.unique(bank_y)) < 2 or not len(test_y):
+    bad: list[tuple[str, str]] = []
+    bank = labelled_images(source, order[:num_bank], size, channels, bad)
+    test = labelled_images(test_source, chosen_test, size, channels, bad)
+    if len(np.unique(bank[1])) < 2 or not len(test[1]):
         if probe_data is None:
             return None
-        rule = f"gives {len(torch.unique(bank_y))} classes in {len(bank_y)} images; 2 are needed"
+        rule = f"gives {len(np.unique(bank[1]))} classes in {len(bank[1])} images; 2 are needed"
         raise DataError(sentence("probe_data", probe_data, rule))
-    num_classes = int(max(bank_y.max(), test_y.max())) + 1
-    return Probe((torch.from_numpy(bank[0]), bank_y), (torch.from_numpy(test[0]), test_y), num_classes, seed)
+    return Probe(bank, test, identity, seed, bad)
+
+
+def check_test(source: Source, test_source: Source, probe_test: str, encoder: Encoder) -> None:
+    """DataError when the test images have no labels, or classes of other names."""
+    if not has_labels(test_source, encoder):
+        raise DataError(sentence("probe_test", probe_test, "has no labels"))
+    if source.classes and test_source.classes and list(source.classes) != list(test_source.classes):
+        rule = f"has other classes ({', '.join(test_source.classes[:5])}, ...) than the images that probes learn from"
+        remedy = f"There: {', '.join(source.classes[:5])}, ..."
+        raise DataError(sentence("probe_test", probe_test, rule, remedy))

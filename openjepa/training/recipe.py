@@ -170,4 +170,4 @@ class Recipe:
 
 
 RESUMABLE = ("name", "watch", "keep", "speed")
-"""Fields that may differ between a run and its resumption: none of them moves a weight."""
+"""Fields that may differ between a run and its resumption: none moves a weight by more than another device rounds."""

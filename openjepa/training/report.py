@@ -12,6 +12,7 @@ from openjepa.errors import TrainingError
 from openjepa.journal import duration
 from openjepa.measure.verdict import Verdict, judge
 from openjepa.training.state import Interval, Run
+from openjepa.vision.controls import untrained
 
 
 def report(run: Run, interval: Interval, t: float) -> None:
@@ -26,7 +27,7 @@ def report(run: Run, interval: Interval, t: float) -> None:
             raise TrainingError(
                 f"loss or gradient was not finite for {run.skipped_in_row} steps in a row; the weights "
                 f"are those before. The last batch held: {', '.join(names[:20])}. Lower --optim.lr, or "
-                "set --optim.clip 1."
+                "set --optim.clip 1, in another --out."
             )
     kept = [log for log, skipped in zip(interval.logs, is_skipped, strict=True) if not skipped]
     means = {name: float(torch.stack([log[name].float() for log in kept]).mean()) for name in (kept or [{}])[0]}
@@ -38,8 +39,8 @@ def report(run: Run, interval: Interval, t: float) -> None:
     values: dict[str, Any] = {
         "t": round(t, 6),
         "images": run.step * run.recipe.batch_size,
-        "epoch": round(run.step * run.recipe.batch_size / run.steps.num_images, 3),
         **means,
+        **epoch(run),
         "lr": run.recipe.optim.lr_at(t),
         "weight_decay": run.recipe.optim.weight_decay_at(t),
         "skipped": sum(is_skipped),
@@ -53,6 +54,13 @@ def report(run: Run, interval: Interval, t: float) -> None:
     run.journal.show(run.progress.t(run.step), status(run, values))
     if sum(is_skipped):
         run.journal.warn(f"step {run.step}: {sum(is_skipped)} of the last {count} steps skipped, not finite")
+
+
+def epoch(run: Run) -> dict[str, float]:
+    """Passes over the data so far; nothing for a stream, whose length may be unknown."""
+    if run.steps.source.is_sequential:
+        return {}
+    return {"epoch": round(run.step * run.recipe.batch_size / run.steps.num_images, 3)}
 
 
 def status(run: Run, values: dict[str, Any]) -> str:
@@ -78,18 +86,19 @@ def judgement(run: Run) -> float:
         device = run.world.device
         found = run.health.measure(run.method, device)
         if run.probe is not None:
-            if not run.controls:
-                run.controls["pixels"] = run.probe.measure_pixels()
             scores = run.probe.measure(run.method.encoder)
             found |= scores
-            run.controls.setdefault("untrained", scores)
+            if not run.controls:
+                run.controls["pixels"] = run.probe.measure_pixels()
+                before = untrained(run.method.encoder.config, run.recipe.seed).to(device)
+                run.controls["untrained"] = scores if run.step == 0 else run.probe.measure(before)
         run.history.append({"step": run.step, **found})
         run.verdict = judge(run.history)
         controls = {f"{k}_{name}": v for name, s in run.controls.items() for k, v in s.items()}
         words = {"verdict": run.verdict.word, "reason": run.verdict.reason}
         run.journal.record("probe", run.step, {**found, **controls, **words})
         speak(run, found)
-    is_collapsed = run.verdict is not None and run.verdict.is_collapsed
+    is_collapsed = run.world.is_first and run.verdict is not None and run.verdict.is_collapsed
     if distributed.agree_max(float(is_collapsed)) and not run.world.is_first:
         run.verdict = Verdict("collapsed", "seen on the first process")
     return time.perf_counter() - started

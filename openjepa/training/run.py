@@ -16,7 +16,7 @@ from openjepa.data.source import open_source
 from openjepa.errors import CheckpointError, ConfigError, sentence
 from openjepa.journal import Journal, duration
 from openjepa.training.build import build, restore
-from openjepa.training.checkpoints import Checkpoints, RunLock
+from openjepa.training.checkpoints import PREFIX, Checkpoints, RunLock
 from openjepa.training.loop import train
 from openjepa.training.recipe import RESUMABLE, Recipe
 from openjepa.training.state import Run
@@ -78,9 +78,8 @@ def pretrain(
     try:
         checkpoints = Checkpoints(out / "checkpoints", recipe.keep.last)
         chosen = agree_to_resume(out, document, checkpoints, resume or resume_from is not None, resume_from)
+        agree_on(chosen)
         distributed.barrier()  # every process has read the directory before the first one writes to it
-        if world.is_first:
-            write_document(out / "recipe.json", document)
         saved = None if chosen is None else storage.read_document(chosen, "state")
         with Journal(
             out,
@@ -89,13 +88,15 @@ def pretrain(
             resumed_at=None if saved is None else saved["step"],
             wandb_project=recipe.watch.wandb,
         ) as journal:
-            run = build(recipe, source, out, world, journal, checkpoints, probe_data, probe_test)
+            run = build(recipe, source, out, world, journal, probe_data, probe_test, document)
+            if world.is_first:
+                write_document(out / "recipe.json", document)
             introduce(run, data, chosen)
             if chosen is not None and saved is not None:
                 restore(run, chosen, saved)
             is_finished = train(run)
             if is_finished and world.is_first:
-                export(run, out, document)
+                export(run, out)
             conclude(run, out, is_finished)
             return result(run, out, is_finished)
     finally:
@@ -111,7 +112,7 @@ def agree_to_resume(
     name: str | None,
 ) -> Path | None:
     """The checkpoint to go on from, None for a new run; ConfigError when `out` holds another run."""
-    if not (out / "recipe.json").exists():
+    if not checkpoints.names():  # nothing to lose: a run that never got that far may start with other settings
         if must_resume:
             raise CheckpointError(f"{out} holds no run to resume. Leave out --resume to start one.")
         return None
@@ -122,10 +123,18 @@ def agree_to_resume(
             f"{out} holds a run with other settings (there -> asked for):\n  {listed}\n"
             "Ask for the same settings to resume it, or take another --out."
         )
-    chosen = checkpoints.choose(name)
-    if chosen is None and must_resume:
-        raise CheckpointError(f"{out} has no checkpoint yet. Leave out --resume to start at step 0.")
-    return chosen
+    return checkpoints.choose(name)
+
+
+def agree_on(chosen: Path | None) -> None:
+    """CheckpointError on every process when they do not all see the same checkpoint."""
+    step = -1 if chosen is None else int(chosen.name.removeprefix(PREFIX))
+    lowest, highest = -distributed.agree_max(-step), distributed.agree_max(step)
+    if lowest != highest:
+        raise CheckpointError(
+            f"processes see different checkpoints (steps {lowest:.0f} and {highest:.0f}; -1 is none). "
+            "Put --out on a file system that all of them share."
+        )
 
 
 def essence(document: dict[str, Any]) -> dict[str, Any]:
@@ -162,11 +171,16 @@ def introduce(run: Run, data: str, chosen: Path | None) -> None:
         run.journal.say("no labels: judged by rank, spread and energies alone (--probe-data adds probes)")
 
 
-def export(run: Run, out: Path, document: dict[str, Any]) -> None:
+def export(run: Run, out: Path) -> None:
     """The encoders of a finished run, for `openjepa.load_encoder`."""
     encoders = {"target": run.method.encoder, "context": run.method.context_encoder}
-    about = {**document, "step": run.step, "elapsed_s": run.elapsed_s}
-    write_encoders(out / "encoder", encoders, about)
+    about = {**run.document, "step": run.step, "elapsed_s": run.elapsed_s}
+    try:
+        write_encoders(out / "encoder", encoders, about)
+    except OSError as error:
+        raise CheckpointError(
+            f"{out / 'encoder'} not written: {error}. Make room and give the same command: the run itself is saved."
+        ) from None
 
 
 def conclude(run: Run, out: Path, is_finished: bool) -> None:
@@ -174,7 +188,8 @@ def conclude(run: Run, out: Path, is_finished: bool) -> None:
     if is_finished:
         run.journal.say(f"finished: {run.step} steps in {duration(run.elapsed_s)}; encoder in {out / 'encoder'}")
     else:
-        run.journal.say(f"stopped at step {run.step}; the same command goes on from there")
+        names = run.checkpoints.names()
+        run.journal.say(f"stopped at step {run.step}; the same command goes on from {names[-1] if names else 'step 0'}")
 
 
 def result(run: Run, out: Path, is_finished: bool) -> Result:

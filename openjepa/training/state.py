@@ -37,6 +37,8 @@ class Run:
     health: Health
     probe: Probe | None
     workers: int
+    document: dict[str, Any]
+    """Recipe and identity of the data, as JSON; a checkpoint carries it, so that it loads wherever it is moved."""
     step: int = 0
     elapsed_s: float = 0.0
     startup_s: float = 0.0
@@ -56,6 +58,8 @@ class Run:
             "startup_s": self.startup_s,
             "skipped_in_row": self.skipped_in_row,
             "progress": self.progress.state(),
+            "device": self.world.device.type,
+            "probe": self.probe.identity if self.probe else None,
             "history": self.history,
             "controls": self.controls,
             "bad": self.bad.state(),

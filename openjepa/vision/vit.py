@@ -37,8 +37,7 @@ class ViTConfig:
     std: tuple[float, ...] = IMAGENET_STD
     """Standard deviation of each channel, for pixels in 0..1."""
     init: Init = "rescaled"
-    """Of encoder and predictor: "rescaled" (std 0.02, block l's output layers divided by sqrt(2 l)), "official" (no
-    division) or "xavier" (scaled to the width; for narrow encoders)."""
+    """Of encoder and predictor: "rescaled" divides block l's output layers by sqrt(2 l), "official" does not."""
 
     @property
     def channels(self) -> int:

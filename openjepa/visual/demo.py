@@ -24,7 +24,6 @@ def draw(
     after: Encoder,
     config: IJEPAConfig,
     history: list[dict[str, float]],
-    controls: dict[str, dict[str, float]],
 ) -> None:
     """Rows: images (N, C, H, W) uint8, context and targets, features before and after; below, the course of the run."""
     shown = images[:COLUMNS]
@@ -45,7 +44,7 @@ def draw(
             axis.imshow(tile, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
-    course(bottom.subplots(1, 2), history, controls)
+    course(bottom.subplots(1, 2), history)
     figure.savefig(path, dpi=130)
 
 
@@ -86,17 +85,15 @@ def principal_colours(encoder: Encoder, images: Tensor) -> np.ndarray:
     return colours.reshape(len(images), *found.grid, 3).numpy()
 
 
-def course(axes: np.ndarray, history: list[dict[str, float]], controls: dict[str, dict[str, float]]) -> None:
-    """Linear probe, and rank and energies, against the step."""
+def course(axes: np.ndarray, history: list[dict[str, float]]) -> None:
+    """What a run without labels says of itself, against the step."""
     steps = [judged["step"] for judged in history]
     left, right = axes
-    if all("linear" in judged for judged in history):
-        left.plot(steps, [100 * judged["linear"] for judged in history], color="C0", label="I-JEPA")
-        for style, (name, scores) in zip((":", "--"), sorted(controls.items()), strict=True):
-            left.axhline(100 * scores["linear"], color="0.4", linestyle=style, label=name)
-        left.set_ylabel("linear probe, %")
-        left.legend(fontsize=8)
-    right.plot(steps, [judged["energy_auroc"] for judged in history], color="C3")
-    right.set_ylabel("energy tells true from false pairs\n(AUROC; 0.5 is chance)", fontsize=8)
+    left.plot(steps, [judged["energy_auroc"] for judged in history], color="C3")
+    left.set_ylabel("energy tells true from false pairs\n(AUROC; 0.5 is chance)", fontsize=8)
+    for name in ("context", "target", "prediction"):
+        right.plot(steps, [judged[f"rank_{name}"] for judged in history], label=name)
+    right.set_ylabel("effective rank of features", fontsize=8)
+    right.legend(fontsize=8)
     for axis in axes:
         axis.set_xlabel("step")

@@ -47,6 +47,11 @@ def make_images(parent: Path) -> Path:
     return parent / "images"
 
 
+@pytest.fixture(autouse=True)
+def no_patience_with_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openjepa.training.checkpoints.LOCK_PATIENCE_S", 0.0)
+
+
 @pytest.fixture
 def tiny() -> Recipe:
     return tiny_recipe()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from openjepa import storage
 from openjepa.config import to_dict
-from openjepa.errors import ConfigError, TrainingError
+from openjepa.errors import ConfigError, DataError, TrainingError
 from openjepa.methods.ijepa import IJEPA
 from openjepa.training.recipe import Keep, Length, Recipe, Watch
 from openjepa.training.run import pretrain
@@ -152,3 +152,39 @@ def test_the_probe_learns_the_classes_and_has_its_controls(tiny: Recipe, images:
     trained = {k: v for k, v in weights(tmp_path / "run").items() if k.startswith("teacher.") and "/" not in k}
     assert {f"teacher.{k}": v for k, v in exported.items()}.keys() == trained.keys()
     assert all(torch.equal(exported[k.removeprefix("teacher.")], v) for k, v in trained.items())
+
+
+def test_a_stream_trains(tiny: Recipe, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    result = pretrain(tiny, f"hf://{images}?streaming=1", tmp_path / "run", is_quiet=True)
+    assert result.is_finished
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[1])
+    assert "epoch" not in line
+    with pytest.raises(DataError, match=r"--steps"):
+        pretrain(
+            replace(tiny, length=Length(epochs=2)), f"hf://{images}?streaming=1", tmp_path / "other", is_quiet=True
+        )
+
+
+def test_checkpointed_activations_change_nothing(tiny: Recipe, images: Path, tmp_path: Path) -> None:
+    recipe = replace(tiny, precision="float64")
+    pretrain(recipe, str(images), tmp_path / "plain", is_quiet=True)
+    recipe = replace(recipe, speed=replace(tiny.speed, checkpoint_activations=True))
+    pretrain(recipe, str(images), tmp_path / "other", is_quiet=True)
+    close(weights(tmp_path / "plain"), weights(tmp_path / "other"), tolerance=1e-12)
+
+
+def test_bfloat16_trains(tiny: Recipe, images: Path, tmp_path: Path) -> None:
+    result = pretrain(replace(tiny, precision="bfloat16"), str(images), tmp_path / "run", is_quiet=True)
+    assert result.is_finished
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_one_probe_and_no_more_than_were_asked_for(tiny: Recipe, images: Path, tmp_path: Path) -> None:
+    recipe = replace(
+        tiny, length=Length(minutes=0.05), keep=Keep(every_minutes=60), watch=replace(tiny.watch, probes=3)
+    )
+    result = pretrain(recipe, str(images), tmp_path / "run", is_quiet=True)
+    assert 4 <= len(result.history) <= 5  # the untrained one, three marks, and the end if the clock moved it
+    assert result.history[1]["step"] > 3

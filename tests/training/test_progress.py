@@ -209,7 +209,7 @@ def test_time_that_is_up_is_up() -> None:
 
 def test_minutes_too_few_for_ten_steps_are_refused() -> None:
     progress = planned(minutes=1)
-    with pytest.raises(ConfigError, match=r"time for 8 steps here; at least 10 are needed\. Try --minutes 1\.3"):
+    with pytest.raises(ConfigError, match=r"time for 8 steps here; at least 10 are needed\. Try --minutes 1\.2"):
         progress.follow_clock(CALIBRATION_STEPS, elapsed_s=22, seconds_per_step=7)
 
 

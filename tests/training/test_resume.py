@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +20,10 @@ from safetensors.torch import load_file
 
 from openjepa.config import to_dict
 from openjepa.errors import CheckpointError, ConfigError
-from openjepa.training.recipe import Keep, Length, Recipe, Speed
+from openjepa.training.recipe import Keep, Length, Recipe, Speed, Watch
 from openjepa.training.run import pretrain
+
+WATCH = Watch(log_every=20, probes=1, health_images=16, probe_bank=40, probe_test=10)
 
 SCRIPT = """
 import json, sys
@@ -45,25 +49,23 @@ def assert_same(one: Path, other: Path) -> None:
         assert torch.equal(tensor, second[name]), name
 
 
-def start(recipe: Recipe, data: Path, out: Path) -> subprocess.Popen[bytes]:
+def start(recipe: Recipe, data: Path, out: Path, start_new_session: bool = False) -> subprocess.Popen[bytes]:
     """The run in a process of its own."""
     command = [sys.executable, "-c", SCRIPT, json.dumps(to_dict(recipe)), str(data), str(out)]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, start_new_session=start_new_session)
 
 
 def killed_and_resumed(recipe: Recipe, data: Path, out: Path, kills: int, seed: int) -> int:
-    """SIGKILL at random moments after the first checkpoint, then let it finish. Returns how many kills hit."""
+    """SIGKILL at random moments, start-up included, then let it finish. Returns how many kills hit."""
     chance, hits = random.Random(seed), 0
-    for _ in range(kills):
-        before = len(list((out / "checkpoints").glob("step-*")) if out.exists() else [])
-        newest = max((p.name for p in (out / "checkpoints").glob("step-*")), default="") if before else ""
+    for number in range(kills):
+        before = newest(out)
         process = start(recipe, data, out)
-        while process.poll() is None:  # wait until it has got somewhere
-            names = [p.name for p in (out / "checkpoints").glob("step-*")]
-            if names and max(names) > newest:
-                break
-            time.sleep(0.005)
-        time.sleep(chance.uniform(0, 0.05))
+        if number > 0:  # the first kill may fall into start-up; later ones wait until the run has got further
+            while process.poll() is None and newest(out) <= before:
+                time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.4 if number else 4.0))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             hits += 1
@@ -74,14 +76,73 @@ def killed_and_resumed(recipe: Recipe, data: Path, out: Path, kills: int, seed: 
     return hits
 
 
+def newest(out: Path) -> str:
+    """Name of the newest checkpoint, or nothing."""
+    return max((path.name for path in (out / "checkpoints").glob("step-*")), default="")
+
+
 @pytest.mark.parametrize(("workers", "kills"), [(0, 6), (2, 4)])
 def test_ten_sigkills_change_no_bit(tiny: Recipe, images: Path, tmp_path: Path, workers: int, kills: int) -> None:
-    recipe = replace(tiny, length=Length(steps=150), watch=replace(tiny.watch, probes=1))
+    # a checkpoint every quarter of a second or so: most kills throw a good many steps away
+    recipe = replace(tiny, length=Length(steps=1200), keep=Keep(every_minutes=0.004), watch=WATCH)
     pretrain(recipe, str(images), tmp_path / "whole", is_quiet=True)
     recipe = replace(recipe, speed=replace(recipe.speed, workers=workers))
     hits = killed_and_resumed(recipe, images, tmp_path / "killed", kills, seed=workers)
     assert hits == kills
     assert_same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_sigterm_to_the_whole_group_saves_although_there_are_workers(
+    tiny: Recipe, images: Path, tmp_path: Path
+) -> None:
+    recipe = replace(tiny, length=Length(steps=3000), keep=Keep(every_minutes=60), watch=WATCH)
+    recipe = replace(recipe, speed=replace(recipe.speed, workers=2))
+    out = tmp_path / "run"
+    process = start(recipe, images, out, start_new_session=True)
+    while '"step": 20,' not in (out / "metrics.jsonl").read_text() if (out / "metrics.jsonl").exists() else True:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 0, complaint.decode()
+    assert newest(out) > "step-000000019"
+
+
+def test_a_run_in_minutes_resumes_past_its_first_estimate(tiny: Recipe, images: Path, tmp_path: Path) -> None:
+    recipe = replace(tiny, length=Length(minutes=0.08), keep=Keep(every_minutes=0, last=9999), watch=WATCH)
+    out = tmp_path / "run"
+    pretrain(recipe, str(images), out, is_quiet=True)
+    early = sorted((out / "checkpoints").iterdir())[5]
+    state = json.loads((early / "state.json").read_text())
+    assert state["progress"]["rate"] > 0
+    for later in sorted((out / "checkpoints").iterdir())[6:]:
+        shutil.rmtree(later)
+    # as if the machine had been slow: the estimate at this checkpoint is seven steps in all
+    state["progress"] = {**state["progress"], "anchor_t": 0.9, "anchor_step": state["step"], "rate": 0.05}
+    (early / "state.json").write_text(json.dumps(state))
+    seal(early)
+    result = pretrain(recipe, str(images), out, is_quiet=True)
+    assert result.is_finished
+    assert result.elapsed_s < 8
+
+
+def seal(checkpoint: Path) -> None:
+    """Make the manifest agree with the files again."""
+    files = [path for path in sorted(checkpoint.iterdir()) if path.name != "manifest.json"]
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    (checkpoint / "manifest.json").write_text(json.dumps(sums))
+
+
+def test_labels_that_come_later_have_true_controls(tiny: Recipe, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pretrain(tiny, str(images), tmp_path / "labelled", is_quiet=True)
+    first = replace(tiny, keep=Keep(every_minutes=60))
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(5, signal.SIGTERM, patch)
+        assert pretrain(first, str(images), out, probe_data="none", is_quiet=True).controls == {}
+    late = pretrain(first, str(images), out, is_quiet=True)
+    labelled = pretrain(tiny, str(images), tmp_path / "labelled", is_quiet=True)
+    assert late.controls == labelled.controls
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
