@@ -1,0 +1,1 @@
+"""How fast each room is on this machine: masks, scenes, loading, training steps."""

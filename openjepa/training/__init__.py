@@ -1,0 +1,1 @@
+"""Pretraining: the loop, what it watches, and what it keeps."""

@@ -1,0 +1,1 @@
+"""The encoder, the predictor, and what they are made of."""
