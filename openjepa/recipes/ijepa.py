@@ -18,7 +18,8 @@ def ijepa_cifar10_cpu() -> Recipe:
         --recipe ijepa_cifar10_cpu
     Hardware: two CPU cores.
     Time: 60 minutes; --minutes 10 for a look.
-    To reach: CIFAR_NUMBERS
+    To reach: 20-NN 32.1 %, linear 38.8 % after 10 minutes (untrained 25.4, 33.9; results/cifar10_10min.json). The
+        60 minutes have not been run yet.
     """
     return Recipe(
         name="ijepa_cifar10_cpu",
