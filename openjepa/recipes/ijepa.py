@@ -44,7 +44,8 @@ def ijepa_scenes_demo() -> Recipe:
     Command: openjepa demo
     Hardware: two CPU cores.
     Time: 3 minutes.
-    To reach: DEMO_NUMBERS
+    To reach: number of objects 54.7 % (untrained 50.9 %, raw pixels 51.7 %); shape and
+        distance gain under two standard deviations of three seeds (results/demo.json).
     """
     return Recipe(
         name="ijepa_scenes_demo",
