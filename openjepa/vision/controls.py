@@ -11,7 +11,7 @@ from openjepa.vision.encoder import Encoder
 from openjepa.vision.vit import ViT, ViTConfig
 
 CHUNK = 128
-PIXEL_SIDE = 16  # raw pixels are shrunk to this: as strong a control as 32, and far cheaper (LOG.md, 2026-11-24)
+PIXEL_SIDE = 16  # raw pixels are shrunk to this: on CIFAR-10 as strong a control as 32 (LOG.md, 2026-11-24)
 
 
 @torch.no_grad()

@@ -230,7 +230,7 @@ def test_a_bad_image_is_replaced_counted_and_named():
         assert loaded.num_read == 10 + len(loaded.bad)
         assert {("name 2", "unreadable")} < set(loaded.bad)
         assert {name for name, _ in loaded.bad} == {"name 2", "name 6"}
-        in_place = dict(zip(numbers(loaded), loaded.batch["chance"].tolist(), strict=False))
+        in_place = dict(zip(numbers(loaded), loaded.batch["chance"].tolist(), strict=True))
         assert len(in_place) >= 8
         assert loaded.batch["chance"].tolist() == made[step].batch["chance"].tolist()
 
