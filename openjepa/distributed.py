@@ -6,6 +6,7 @@ Everything here is a no-op in a single process, so the loop reads the same for a
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from dataclasses import dataclass
 
@@ -58,8 +59,13 @@ def start(device: str = "auto") -> World:
 
 
 def stop() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one, and wait for its threads to end.
+
+    A thread of gloo that lets go of a tensor while the interpreter shuts down aborts the process. The group ends
+    its threads when the last to hold it lets go, and DistributedDataParallel holds it in reference cycles.
+    """
     if dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()
 
 
