@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -45,7 +46,8 @@ class Journal:
         if is_silent:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        self.wandb = None if wandb_project is None else _wandb(wandb_project, directory)
+        is_new = resumed_at is None
+        self.wandb = None if wandb_project is None else _wandb(wandb_project, directory, is_new)
         self.path = directory / METRICS
         last_kept = -1 if resumed_at is None else resumed_at
         _forget_after(self.path, last_kept)
@@ -158,14 +160,19 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _wandb(project: str, directory: Path) -> Any:
+def _wandb(project: str, directory: Path, is_new: bool) -> Any:
+    """The run there; its name on the service is kept in the directory, so that a resumed run goes on in it."""
     try:
         import wandb
     except ImportError:
         rule = "the wandb package is not installed"
         remedy = "pip install 'openjepa[wandb]', or leave --watch.wandb out."
         raise DataError(sentence("watch.wandb", project, rule, remedy)) from None
-    return wandb.init(project=project, dir=str(directory), name=directory.name, resume="allow")
+    path = directory / "wandb-id"
+    if is_new or not path.exists():
+        path.write_text(uuid.uuid4().hex[:12] + "\n")
+    name = path.read_text().strip()
+    return wandb.init(project=project, dir=str(directory), name=directory.name, id=name, resume="allow")
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -276,3 +277,24 @@ def test_wandb_is_asked_for_by_name(tmp_path: Path, no_tensorboard: None, monkey
         pass
     with pytest.raises(DataError, match=r"watch\.wandb = 'mine': the wandb package is not installed\. pip install"):
         Journal(tmp_path, wandb_project="mine")
+
+
+def test_a_resumed_run_goes_on_in_its_own_wandb_run(
+    tmp_path: Path, no_tensorboard: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    class Service(types.ModuleType):
+        def init(self, **settings: object) -> Service:
+            asked.append(settings)
+            return self
+
+        def finish(self, exit_code: int) -> None:
+            pass
+
+    monkeypatch.setitem(sys.modules, "wandb", Service("wandb"))
+    for resumed_at in (None, 5, None):
+        with Journal(tmp_path, wandb_project="mine", resumed_at=resumed_at):
+            pass
+    assert asked[0]["id"] == asked[1]["id"] != asked[2]["id"]
+    assert all(settings["project"] == "mine" and settings["resume"] == "allow" for settings in asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,8 @@ class BadImages:
         self.num_bad += len(loaded.bad)
         self._first = (self._first + [pair for pair in loaded.bad if pair not in self._first])[:_SHOWN]
         if any(name not in self._listed for name, _ in loaded.bad):
-            self._list(loaded.bad)
+            with contextlib.suppress(OSError):  # a full disk must not end the run; they are met again, and are counted
+                self._list(loaded.bad)
         if self.num_read >= self._enough and self.num_bad > self.max_share * self.num_read:
             raise DataError(
                 f"{self.num_bad} of {self.num_read} images read cannot be used "
@@ -58,11 +60,10 @@ class BadImages:
             writer = csv.writer(file)
             if file.tell() == 0:
                 writer.writerow(["name", "reason"])
-            for name, reason in bad:
-                if name not in self._listed:
-                    self._listed.add(name)
-                    writer.writerow([name, reason])
+            new = dict(pair for pair in reversed(bad) if pair[0] not in self._listed)
+            writer.writerows(reversed(new.items()))
             file.flush()
+            self._listed.update(new)
             self._place = file.tell()
 
     def state(self) -> dict[str, Any]:

@@ -179,8 +179,11 @@ def batches(steps: Steps, start: int, stop: int, *, workers: int, pin_memory: bo
         yield loaded
 
 
-def check(source: Source, channels: int) -> None:
-    """Before training: DataError when none of a few images spread over the source can be used."""
+def check(source: Source, channels: int) -> list[tuple[str, str]]:
+    """Before training: DataError when none of a few images spread over the source can be used.
+
+    Returns (name, reason) of those that cannot.
+    """
     if source.is_sequential:
         indices = list(range(CHECKED))
     else:
@@ -190,7 +193,7 @@ def check(source: Source, channels: int) -> None:
     bad: list[tuple[str, str]] = []
     for index in indices:
         if _read(source, index, channels, None, bad) is not None:
-            return
+            return bad
     rule = f"none of {len(bad)} images tried can be used: {examples(bad)}"
     raise DataError(sentence("data", source.identity, rule))
 

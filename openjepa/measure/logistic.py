@@ -7,6 +7,7 @@ coordinates in which the curvature at zero weights is the identity, and needs te
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ class ProbeResult:
     strength: float
     """The L2 strength that did best on the held-out fifth of the training images."""
     held_out_accuracy: float
-    """On that fifth, fitted on the other four."""
+    """On that fifth, fitted on the other four; NaN when no class has an image to spare."""
 
 
 def fit_logistic(features: Tensor, labels: Tensor, num_classes: int, l2: float) -> LinearHead:
@@ -87,22 +88,35 @@ def probe_accuracy(
 ) -> ProbeResult:
     """A linear probe: train_x (N, D), train_y (N,), test_x (Q, D), test_y (Q,).
 
-    The strength is chosen on a fifth of the training images, drawn by `seed`; of equals, the
-    strongest. Then all training images are fitted with it. The test labels enter the final
-    accuracy and nothing else. Raises as `fit_logistic` does.
+    The strength is chosen on a fifth of the training images, drawn by `seed`, which leaves an image
+    of every class to train on; of equals, the strongest. Then all training images are fitted with it.
+    The test labels enter the final accuracy and nothing else. Raises as `fit_logistic` does.
     """
     train_x, test_x = as_features(train_x, "train_x"), as_features(test_x, "test_x")
     train_y = as_labels(train_y, train_x, num_classes, "train_y")
     test_y = as_labels(test_y, test_x, num_classes, "test_y")
     order = torch.from_numpy(generator(seed, "probe-split").permutation(len(train_x)))
-    num_held_out = -(-len(order) // _FOLDS)
-    held_out, kept = order.to(train_y.device).tensor_split([num_held_out])
+    held_out, kept = _split(order.to(train_y.device), train_y)
     path = sorted(strengths, reverse=True)
-    heads = _fit_path(train_x[kept], train_y[kept], num_classes, path)
-    scores = [_accuracy(head, train_x[held_out], train_y[held_out]) for head in heads]
+    scores = [math.nan] * len(path)
+    if len(held_out):
+        heads = _fit_path(train_x[kept], train_y[kept], num_classes, path)
+        scores = [_accuracy(head, train_x[held_out], train_y[held_out]) for head in heads]
     strength = path[scores.index(max(scores))]
     head = fit_logistic(train_x, train_y, num_classes, strength)
     return ProbeResult(_accuracy(head, test_x, test_y), strength, max(scores))
+
+
+def _split(order: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The images in `order` (N,) as the fifth that is held out and the rest, which has one of every class."""
+    classes = labels[order]
+    place = torch.arange(len(order), device=order.device)
+    first = torch.full_like(labels.new_empty(int(labels.max()) + 1), len(order))
+    first = first.scatter_reduce(0, classes, place, "amin")
+    is_first = first[classes] == place
+    order = torch.cat([order[~is_first], order[is_first]])
+    num_held_out = min(-(-len(order) // _FOLDS), int((~is_first).sum()))
+    return order[:num_held_out], order[num_held_out:]
 
 
 def _accuracy(head: LinearHead, features: Tensor, labels: Tensor) -> float:

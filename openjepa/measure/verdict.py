@@ -83,12 +83,15 @@ def judge(history: list[dict[str, float]]) -> Verdict:
 
 def has_gained(history: list[dict[str, float]]) -> bool:
     """True when one of the last judgements beat all before it: in accuracy, or without labels in AUROC or rank."""
-    old, new = history[:-PATIENCE], history[-PATIENCE:]
+    labelled = [judged for judged in history if "linear" in judged]
+    is_labelled = len(labelled) > PATIENCE  # probes may be rarer than judgements
+    part = labelled if is_labelled else history
+    old, new = part[:-PATIENCE], part[-PATIENCE:]
 
     def best(part: list[dict[str, float]], name: str) -> float:
         return max(judged[name] for judged in part)
 
-    if all("linear" in judged for judged in history):
+    if is_labelled:
         return any(best(new, name) > best(old, name) + PROBE_GAIN for name in ("knn", "linear"))
     is_telling = best(new, "energy_auroc") > best(old, "energy_auroc") + AUROC_GAIN
     return is_telling or best(new, "rank_target") > best(old, "rank_target") * (1 + RANK_GAIN)

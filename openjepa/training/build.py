@@ -48,7 +48,7 @@ def build(
         probe = open_probe(
             source, probe_data, probe_test, method.encoder, watch.probe_bank, watch.probe_test, recipe.seed
         )
-    health = Health(source, method, watch.health_images, recipe.seed)
+    health = Health(source, method, watch.health_images, recipe.seed) if world.is_first else None
     return Run(
         recipe=recipe,
         world=world,
@@ -70,14 +70,14 @@ def build(
 
 
 def book_of_bad_images(
-    recipe: Recipe, source: Source, out: Path, world: World, health: Health, probe: Probe | None
+    recipe: Recipe, source: Source, out: Path, world: World, health: Health | None, probe: Probe | None
 ) -> BadImages:
     """The run's book, begun with the bad images met among those that judge it."""
     bad = BadImages(out / "bad_images.csv", recipe.watch.max_bad_share, len_or_none(source))
-    if world.is_first:
+    if health is not None:
         bad.add(health.loaded)
-        if probe is not None:
-            bad.add(Loaded(None, [], probe.bad, num_read=len(probe.bank) + len(probe.test) + len(probe.bad)))
+    if probe is not None:
+        bad.add(Loaded(None, [], probe.bad, num_read=len(probe.bank) + len(probe.test) + len(probe.bad)))
     return bad
 
 
@@ -116,7 +116,7 @@ def restore(run: Run, chosen: Path, saved: dict[str, Any]) -> None:
     run.optimizer.load(storage.read_tensors(chosen, "optimizer"))
     run.progress = Progress(**saved["progress"])
     run.bad.load(saved["bad"])
-    for name in ("step", "elapsed_s", "startup_s", "skipped_in_row", "history", "controls"):
+    for name in ("step", "elapsed_s", "startup_s", "skipped_in_row", "probe_s", "history", "controls"):
         setattr(run, name, saved[name])
     if saved["device"] != run.world.device.type:
         run.journal.warn(

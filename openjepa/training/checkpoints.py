@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from openjepa import storage
-from openjepa.errors import CheckpointError, nearest
+from openjepa.errors import CheckpointError, ConfigError, nearest, sentence
 
 PREFIX = "step-"
 SAVE_AND_GO_ON, SAVE_AND_STOP = 1, 2
@@ -128,8 +128,12 @@ class RunLock:
     def __init__(self, directory: Path) -> None:
         import fcntl
 
-        directory.mkdir(parents=True, exist_ok=True)
-        self.handle = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self.handle = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            rule = f"cannot be written to: {error.strerror}"
+            raise ConfigError(sentence("out", str(directory), rule, "Take another --out.")) from None
         give_up = time.monotonic() + LOCK_PATIENCE_S
         while True:
             try:

@@ -33,7 +33,7 @@ def train(run: Run) -> bool:
 
     with Signals() as signals:
         if run.step == 0:
-            run.startup_s = distributed.agree_max(judgement(run))
+            run.startup_s += distributed.agree_max(judgement(run))
         interval = Interval()
         stop = FOREVER if progress.minutes is not None else progress.total_steps() or FOREVER
         stream = batches(run.steps, run.step, stop, workers=run.workers, pin_memory=world.device.type == "cuda")
@@ -78,7 +78,7 @@ def train(run: Run) -> bool:
                 is_last = progress.is_over(run.step)
             now = progress.t(run.step)
             if passed(recipe.watch.probes, t, now) or is_last:
-                interval.probe_s += judgement(run)
+                interval.probe_s += judgement(run, is_last)
                 if run.verdict is not None and run.verdict.is_collapsed:
                     if recipe.watch.on_collapse == "stop":
                         raise TrainingError(f"collapsed: {run.verdict.reason}")
@@ -89,8 +89,9 @@ def train(run: Run) -> bool:
             if wish or is_milestone or is_last:
                 if signals.asked == SAVE_AND_GO_ON:  # before saving: a signal that comes meanwhile counts
                     signals.asked = 0
-                if wish == SAVE_AND_STOP and interval.logs:
+                if interval.logs:  # so that the checkpoint knows of every step skipped so far
                     report(run, interval, t)
+                    interval = Interval()
                 started = time.perf_counter()
                 save(run, is_milestone=is_milestone)
                 last_saved = time.perf_counter()

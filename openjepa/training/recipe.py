@@ -52,11 +52,14 @@ class Watch:
     log_every: int = 20
     """Steps between two lines of metrics; the device is waited for only then."""
     probes: int = 10
-    """How many times over the run the representation is judged, evenly spaced, the end included."""
+    """How many times over the run the representation is judged, evenly spaced, the end included; 0: without labels, at
+    the start and the end."""
     probe_bank: int = 5_000
     """Labelled images the probes learn from, at most."""
     probe_test: int = 2_000
     """Labelled images the probes are tested on, at most."""
+    max_probe_share: float = 0.1
+    """Share of a run given in minutes that labelled probes may take; past it they wait, but for the last one."""
     health_images: int = 256
     """Unlabelled images for rank, spread and energies."""
     on_collapse: Literal["warn", "stop"] = "warn"
@@ -78,8 +81,9 @@ class Watch:
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 wrong.append(sentence(f"watch.{name}", getattr(self, name), f"must be from {low}"))
-        if not 0 <= self.max_bad_share <= 1:
-            wrong.append(sentence("watch.max_bad_share", self.max_bad_share, "is a share, in 0..1"))
+        for name in ("max_bad_share", "max_probe_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                wrong.append(sentence(f"watch.{name}", getattr(self, name), "is a share, in 0..1"))
         return wrong
 
 

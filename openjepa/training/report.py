@@ -79,14 +79,16 @@ def status(run: Run, values: dict[str, Any]) -> str:
     )
 
 
-def judgement(run: Run) -> float:
+def judgement(run: Run, is_last: bool = False) -> float:
     """Measure the representation and say what it means; seconds spent. First rank only, the rest wait."""
     started = time.perf_counter()
-    if run.world.is_first:
+    if run.health is not None:
         device = run.world.device
         found = run.health.measure(run.method, device)
-        if run.probe is not None:
+        if run.probe is not None and (is_last or has_time_to_probe(run)):
+            probing = time.perf_counter()
             scores = run.probe.measure(run.method.encoder)
+            run.probe_s.append(time.perf_counter() - probing)
             found |= scores
             if not run.controls:
                 run.controls["pixels"] = run.probe.measure_pixels()
@@ -102,6 +104,14 @@ def judgement(run: Run) -> float:
     if distributed.agree_max(float(is_collapsed)) and not run.world.is_first:
         run.verdict = Verdict("collapsed", "seen on the first process")
     return time.perf_counter() - started
+
+
+def has_time_to_probe(run: Run) -> bool:
+    """Whether one more labelled probe stays within its share of the clock. Only runs in minutes pay for probes with
+    training; the first one is free, or the figure for the untrained encoder would be missing."""
+    if run.progress.minutes is None or not run.probe_s:
+        return True
+    return sum(run.probe_s[1:]) + run.probe_s[-1] <= run.recipe.watch.max_probe_share * run.elapsed_s
 
 
 def speak(run: Run, found: dict[str, float]) -> None:

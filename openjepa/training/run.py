@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from openjepa import distributed, storage
 from openjepa.config import differences, to_dict
+from openjepa.data.loader import Loaded
 from openjepa.data.loader import check as check_data
 from openjepa.data.source import open_source
 from openjepa.errors import CheckpointError, ConfigError, sentence
@@ -66,13 +68,13 @@ def pretrain(
     Raises ConfigError, DataError, CheckpointError or TrainingError, each saying what to do.
     """
     recipe.check()
-    out = Path(out)
+    started, out = time.perf_counter(), Path(out)
     world = distributed.start(recipe.speed.device)
     if recipe.batch_size % world.size:
         rule = f"must be a multiple of the number of processes, {world.size}"
         raise ConfigError(sentence("batch_size", recipe.batch_size, rule))
     source = open_source(data)
-    check_data(source, recipe.method.encoder.channels)
+    tried = check_data(source, recipe.method.encoder.channels)
     document = {"recipe": to_dict(recipe), "data": source.identity}
     lock = RunLock(out) if world.is_first else None
     try:
@@ -94,6 +96,9 @@ def pretrain(
             introduce(run, data, chosen)
             if chosen is not None and saved is not None:
                 restore(run, chosen, saved)
+            if world.is_first:
+                run.bad.add(Loaded(None, [], tried, num_read=len(tried) + 1))
+            run.starts_up(time.perf_counter() - started)
             is_finished = train(run)
             if is_finished and world.is_first:
                 export(run, out)

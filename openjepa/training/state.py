@@ -34,7 +34,8 @@ class Run:
     journal: Journal
     checkpoints: Checkpoints
     bad: BadImages
-    health: Health
+    health: Health | None
+    """On the first process, which alone judges."""
     probe: Probe | None
     workers: int
     document: dict[str, Any]
@@ -44,11 +45,18 @@ class Run:
     startup_s: float = 0.0
     """Of elapsed_s, what went by before the first step."""
     skipped_in_row: int = 0
+    probe_s: list[float] = field(default_factory=list)
+    """Seconds that each labelled probe took."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Every judgement so far, the untrained one first."""
     controls: dict[str, dict[str, float]] = field(default_factory=dict)
     """Probe figures of raw pixels and of the untrained encoder."""
     verdict: Verdict | None = None
+
+    def starts_up(self, seconds: float) -> None:
+        """Time that went by without a step: it counts, but says nothing of how long a step takes."""
+        self.elapsed_s += seconds
+        self.startup_s += seconds
 
     def state(self) -> dict[str, Any]:
         """What the checkpoint's state.json holds."""
@@ -57,6 +65,7 @@ class Run:
             "elapsed_s": self.elapsed_s,
             "startup_s": self.startup_s,
             "skipped_in_row": self.skipped_in_row,
+            "probe_s": self.probe_s,
             "progress": self.progress.state(),
             "device": self.world.device.type,
             "probe": self.probe.identity if self.probe else None,

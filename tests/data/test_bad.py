@@ -97,6 +97,20 @@ def test_going_on_from_a_checkpoint(path):
     assert [name for name, _ in resumed.state()["first"]] == ["a", "b", "c"]
 
 
+def test_a_full_disk_stops_no_run_and_hides_nothing(path, monkeypatch):
+    book = BadImages(path, max_share=0.5)
+
+    def refuse(*args: object, **settings: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("builtins.open", refuse)
+        book.add(loaded(100, "a"))
+    assert book.num_bad == 1
+    book.add(loaded(100, "a", "b"))  # met again when there is room
+    assert [row[0] for row in rows(path)] == ["name", "a", "b"]
+
+
 def test_two_processes_share_a_list(path):
     one, other = BadImages(path, max_share=0.5), BadImages(path, max_share=0.5)
     one.add(loaded(100, "a", "b"))

@@ -87,7 +87,9 @@ def test_the_choice_by_hand():
     strengths = (1e-3, 1.0, 30.0, 1e3, 1e5)
     result = probe_accuracy(x, y, x[:50], y[:50], 4, strengths, seed=9)
     order = generator(9, "probe-split").permutation(203)
-    held_out, kept = order[:41], order[41:]
+    first = [next(i for i in order if y[i] == c) for c in range(4)]  # one of every class stays to learn from
+    others = [i for i in order if i not in first]
+    held_out, kept = others[:41], others[41:] + first
     scores = {}
     for l2 in strengths:  # each from zero: a warm start may not change what is found
         right = fit_logistic(x[kept], y[kept], 4, l2).predict(x[held_out]) == y[held_out]
@@ -104,6 +106,21 @@ def test_the_split_is_addressed_by_the_seed():
     found = [probe_accuracy(x, y, x, y, 4, seed=seed).held_out_accuracy for seed in (0, 0, 1, 2, 3)]
     assert found[0] == found[1]
     assert len(set(found)) > 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_class_of_one_image_is_never_held_out(seed):
+    x, y = features(5, num_images=60, num_classes=2)
+    y[:] = 0
+    y[seed] = 1
+    assert probe_accuracy(x, y, x, y, 2, seed=seed).accuracy > 0.9
+
+
+def test_a_class_an_image_leaves_none_to_choose_by():
+    x, _ = features(5, num_images=4)
+    result = probe_accuracy(x, torch.arange(4), x, torch.arange(4), 4, strengths=(0.1, 10.0))
+    assert result.strength == 10.0
+    assert np.isnan(result.held_out_accuracy)
 
 
 def test_of_equal_strengths_the_strongest():

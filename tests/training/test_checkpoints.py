@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openjepa import storage
-from openjepa.errors import CheckpointError
+from openjepa.errors import CheckpointError, ConfigError
 from openjepa.training.checkpoints import SAVE_AND_GO_ON, SAVE_AND_STOP, Checkpoints, RunLock, Signals
 
 
@@ -301,6 +301,12 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
         other.kill()  # a lock dies with its holder, however it dies
         other.wait()
     RunLock(run).release()
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"out = .*cannot be written to: Not a directory.* another --out"):
+        RunLock(tmp_path / "file" / "run")
 
 
 def test_a_lock_is_taken_and_released(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from openjepa import storage
 from openjepa.config import to_dict
 from openjepa.errors import ConfigError, DataError, TrainingError
 from openjepa.methods.ijepa import IJEPA
+from openjepa.training.probe import Probe
 from openjepa.training.recipe import Keep, Length, Recipe, Watch
 from openjepa.training.run import pretrain
+from openjepa.vision.encoder import Encoder
 from tests.training.test_resume import SCRIPT, weights
 
 
@@ -188,3 +191,29 @@ def test_one_probe_and_no_more_than_were_asked_for(tiny: Recipe, images: Path, t
     result = pretrain(recipe, str(images), tmp_path / "run", is_quiet=True)
     assert 4 <= len(result.history) <= 5  # the untrained one, three marks, and the end if the clock moved it
     assert result.history[1]["step"] > 3
+
+
+def test_probes_of_a_run_in_minutes_take_no_more_than_their_share(
+    tiny: Recipe, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = Probe.measure
+
+    def slowly(probe: Probe, encoder: Encoder) -> dict[str, float]:
+        time.sleep(0.5)
+        return measure(probe, encoder)
+
+    monkeypatch.setattr(Probe, "measure", slowly)
+    watch = replace(tiny.watch, probes=30, max_probe_share=0.2)
+    recipe = replace(tiny, length=Length(minutes=0.12), keep=Keep(every_minutes=60), watch=watch)
+    history = pretrain(recipe, str(images), tmp_path / "run", is_quiet=True).history
+    probed = [judged["step"] for judged in history if "knn" in judged]
+    assert len(history) > 20
+    assert 3 <= len(probed) <= 5  # the untrained one, one or two of 1.4 s in all, the last
+    assert probed[-1] == history[-1]["step"]
+
+
+def test_an_image_that_failed_the_first_look_is_listed(tiny: Recipe, images: Path, tmp_path: Path) -> None:
+    (images / "dark" / "00.png").write_bytes(b"")  # the first that is looked at
+    watch = replace(tiny.watch, max_bad_share=0.5, health_images=8)
+    pretrain(replace(tiny, watch=watch, length=Length(steps=10)), str(images), tmp_path / "run", is_quiet=True)
+    assert "00.png,empty" in (tmp_path / "run" / "bad_images.csv").read_text()
