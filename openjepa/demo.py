@@ -25,9 +25,9 @@ from openjepa.vision.controls import untrained
 from openjepa.visual.demo import draw
 
 RECIPE = "ijepa_scenes_demo"
-NUM_PRETRAIN, NUM_TRAIN, NUM_TEST = 6_000, 4_000, 3_000
+NUM_PRETRAIN, NUM_TRAIN, NUM_TEST = 8_000, 5_000, 5_000
 PRETRAIN_SEED, TRAIN_SEED, TEST_SEED = 0, 1, 2
-SIZE, MAX_OBJECTS = 64, 3
+SIZE, MAX_OBJECTS, SCALE = 64, 3, 1.5  # at the usual scale a solid is two or three patches, too few to tell its shape
 QUESTIONS = {
     "shape_of_largest": "shape of the largest",
     "num_objects": "number of objects",
@@ -45,7 +45,7 @@ class DemoResult:
 
 def labelled(num_images: int, seed: int, cache: Path) -> Labelled:
     """Scenes with the classes of every task."""
-    source = Scenes(num_images, (SIZE, SIZE), seed, MAX_OBJECTS, cache=cache, workers=os.cpu_count() or 1)
+    source = Scenes(num_images, (SIZE, SIZE), seed, MAX_OBJECTS, SCALE, cache=cache, workers=os.cpu_count() or 1)
     indices = range(num_images)
     images = np.stack([np.asarray(source[index].image) for index in indices]).transpose(0, 3, 1, 2)
     labels = {task: torch.from_numpy(classes) for task, classes in truths(source, indices).items()}
@@ -59,7 +59,7 @@ def run(out: Path, minutes: float | None, num_seeds: int) -> DemoResult:
     console.print(f"rendering {NUM_PRETRAIN + NUM_TRAIN + NUM_TEST} scenes of {SIZE} x {SIZE} pixels ...")
     spec = (
         f"scenes?num_images={NUM_PRETRAIN}&size={SIZE}&seed={PRETRAIN_SEED}&max_objects={MAX_OBJECTS}"
-        f"&cache={cache}&workers={os.cpu_count() or 1}"
+        f"&scale={SCALE}&cache={cache}&workers={os.cpu_count() or 1}"
     )
     train, test = labelled(NUM_TRAIN, TRAIN_SEED, cache), labelled(NUM_TEST, TEST_SEED, cache)
     rows: dict[str, dict[str, list[float]]] = {}

@@ -20,7 +20,7 @@ def test_the_demo_prints_its_table_and_draws(
         monkeypatch.setattr(demo, name, count)
     recipe = replace(recipes.get(demo.RECIPE), batch_size=16, watch=Watch(probes=2, health_images=16))
     monkeypatch.setitem(recipes.RECIPES, demo.RECIPE, lambda: recipe)
-    found = demo.run(tmp_path, minutes=0.05, num_seeds=2)
+    found = demo.run(tmp_path, minutes=0.15, num_seeds=2)
     assert set(found.rows) == {"raw pixels", "untrained encoder", "I-JEPA"}
     assert all(len(values) == 2 for tasks in found.rows.values() for values in tasks.values())
     said = capsys.readouterr().out

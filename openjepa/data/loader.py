@@ -8,7 +8,7 @@ that epoch's order; step s of the run holds positions s * B to (s + 1) * B. So a
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -159,10 +159,10 @@ def _leave_signals_to_the_run(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def batches(steps: Steps, start: int, stop: int, *, workers: int, pin_memory: bool = False) -> Iterator[Loaded]:
+def batches(steps: Steps, start: int, stop: int, *, workers: int, pin_memory: bool = False) -> Generator[Loaded]:
     """Steps `start` to `stop` in order, made ahead in `workers` processes of one thread (0: in this one).
 
-    Raises what `steps` raises, as it was raised there.
+    Raises what `steps` raises, as it was raised there. Close it: an exception may hold it, and its workers, alive.
     """
     loader = DataLoader(
         _Carrier(steps),

@@ -55,7 +55,7 @@ def ijepa_scenes_demo() -> Recipe:
             crop=Crop(scale=(0.4, 1.0)),
             momentum=(0.99, 1.0),
             regulariser="variance_covariance",
-            regulariser_weight=(1.0, 0.0),
+            regulariser_weight=(0.3, 0.0),
         ),
         optim=OptimConfig(lr=1e-3, warmup=0.05, weight_decay_end=0.04),
         length=Length(minutes=3),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from contextlib import nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from typing import Any
 
 import torch
@@ -31,12 +31,14 @@ def train(run: Run) -> bool:
     clock = time.perf_counter() - run.elapsed_s
     last_saved = time.perf_counter()
 
-    with Signals() as signals:
+    with Signals() as signals, ExitStack() as at_the_end:
         if run.step == 0:
             run.startup_s += distributed.agree_max(judgement(run))
         interval = Interval()
         stop = FOREVER if progress.minutes is not None else progress.total_steps() or FOREVER
-        stream = batches(run.steps, run.step, stop, workers=run.workers, pin_memory=world.device.type == "cuda")
+        is_pinned = world.device.type == "cuda"
+        stream = batches(run.steps, run.step, stop, workers=run.workers, pin_memory=is_pinned)
+        at_the_end.enter_context(closing(stream))  # its workers ignore SIGTERM: Python's own end would wait for ever
         while not progress.is_over(run.step):
             # ------------------------------------------------ the batch
             waiting = time.perf_counter()

@@ -100,9 +100,10 @@ def test_shadows_match_a_slow_ray_caster():
     st.integers(0, 10**9),
     st.tuples(st.integers(16, 90), st.integers(16, 90)),
     st.integers(1, source.MOST_OBJECTS),
+    st.floats(*source.SCALES),
 )
-def test_every_scene_is_well_posed(seed, index, size, max_objects):
-    one = scenes.render(seed, index, size, max_objects)
+def test_every_scene_is_well_posed(seed, index, size, max_objects, scale):
+    one = scenes.render(seed, index, size, max_objects, scale)
     assert one.image.shape == (*size, 3)
     assert one.image.dtype == one.instances.dtype == np.uint8
     assert one.depth.shape == one.instances.shape == size
@@ -129,6 +130,13 @@ def test_whole_objects_are_in_the_picture_without_occlusion():
         seen = truth.instances > 0
         assert seen.any()
         assert not np.concatenate([seen[0], seen[-1], seen[:, 0], seen[:, -1]]).any()
+
+
+def test_scale_makes_solids_larger_and_leaves_the_count():
+    pairs = [[scenes.observe(4, i, max_objects=2, scale=scale) for scale in (1.0, 1.5)] for i in range(60)]
+    assert np.mean([len(a.objects) == len(b.objects) for a, b in pairs]) > 0.9
+    shown = np.mean([[np.mean([o.visible_pixels for o in truth.objects]) for truth in pair] for pair in pairs], axis=0)
+    assert 1.6 < shown[1] / shown[0] < 2.8  # area; large ones are framed only by cameras further off
 
 
 def test_same_address_same_bytes_and_another_address_another_scene():
@@ -267,8 +275,11 @@ def test_a_torn_or_foreign_cache_is_refused(tmp_path):
 def test_specs(tmp_path):
     assert scenes.parse("scenes").identity == scenes.Scenes().identity
     given = "scenes?num_images=20&size=48&seed=3&task=shape_of_largest&max_objects=4"
-    wanted = scenes.Scenes(20, (48, 48), 3, 4, "shape_of_largest")
+    wanted = scenes.Scenes(20, (48, 48), 3, 4, task="shape_of_largest")
     assert scenes.parse(given).identity == wanted.identity
+    larger = scenes.parse(given + "&scale=1.5")
+    assert "scale=1.5" in larger.identity
+    assert not np.array_equal(larger[0].image, wanted[0].image)
     assert open_source("scenes?num_images=7&size=32x48")[6].image.shape == (32, 48, 3)
     assert scenes.parse(f"scenes?num_images=2&size=16&cache={tmp_path}").cache == tmp_path
 
@@ -283,6 +294,7 @@ def test_specs(tmp_path):
         ("scenes?num_images=none", "num_images"),
         ("scenes?num_images=0", "one at least"),
         ("scenes?max_objects=99", "is 1 to"),
+        ("scenes?scale=4", "is 0.7 to 1.6"),
         ("scenes?seed=1&seed=2", "twice"),
         ("scenes?workers=-1", "negative"),
         ("scenes?", "unknown key"),

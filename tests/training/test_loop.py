@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -217,3 +218,14 @@ def test_an_image_that_failed_the_first_look_is_listed(tiny: Recipe, images: Pat
     watch = replace(tiny.watch, max_bad_share=0.5, health_images=8)
     pretrain(replace(tiny, watch=watch, length=Length(steps=10)), str(images), tmp_path / "run", is_quiet=True)
     assert "00.png,empty" in (tmp_path / "run" / "bad_images.csv").read_text()
+
+
+def test_no_worker_outlives_an_error_that_is_kept(
+    tiny: Recipe, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, set(range(2, 12)))
+    recipe = replace(tiny, watch=replace(tiny.watch, max_skipped=5), speed=replace(tiny.speed, workers=2))
+    with pytest.raises(TrainingError) as kept:
+        pretrain(recipe, str(images), tmp_path / "run", is_quiet=True)
+    assert kept.value.__traceback__ is not None
+    assert multiprocessing.active_children() == []

@@ -66,31 +66,39 @@ class Scene(Truth):
     """(H, W, 3) uint8."""
 
 
-def render(seed: int, index: int, size: tuple[int, int] = SIZE, max_objects: int = MAX_OBJECTS) -> Scene:
-    """Scene `index` of `seed` as an image of `size`, (height, width); a pure function of its arguments."""
-    world, hits = _compose(seed, index, size, max_objects)
+def render(
+    seed: int, index: int, size: tuple[int, int] = SIZE, max_objects: int = MAX_OBJECTS, scale: float = 1.0
+) -> Scene:
+    """Scene `index` of `seed` as an image of `size`, (height, width), its solids `scale` times their usual size.
+
+    A pure function of its arguments.
+    """
+    world, hits = _compose(seed, index, size, max_objects, scale)
     truth = _truth(world, hits, size)
     image = picture(world, hits, world.camera.rays(size), size)
     return Scene(truth.depth, truth.instances, truth.objects, image)
 
 
-def observe(seed: int, index: int, size: tuple[int, int] = SIZE, max_objects: int = MAX_OBJECTS) -> Truth:
+def observe(
+    seed: int, index: int, size: tuple[int, int] = SIZE, max_objects: int = MAX_OBJECTS, scale: float = 1.0
+) -> Truth:
     """What `render` would tell of the scene, without the price of its picture."""
-    return _truth(*_compose(seed, index, size, max_objects), size)
+    return _truth(*_compose(seed, index, size, max_objects, scale), size)
 
 
-def _compose(seed: int, index: int, size: tuple[int, int], max_objects: int) -> tuple[World, Hits]:
+def _compose(seed: int, index: int, size: tuple[int, int], max_objects: int, scale: float = 1.0) -> tuple[World, Hits]:
     """A world in which all objects show, and what the centres of its pixels hit.
 
     Drawn again while an object is hidden; after the last try the hidden ones are left out.
     """
     rng = generator(seed, "scenes", index)
     num_objects = int(rng.integers(1, max_objects + 1))
-    scale = _JUDGED_SIDE / min(size) if min(size) >= _OWN_SIDE else 1
-    raster = round(size[0] * scale), round(size[1] * scale)
+    zoom = _JUDGED_SIDE / min(size) if min(size) >= _OWN_SIDE else 1
+    raster = round(size[0] * zoom), round(size[1] * zoom)
     floor = math.ceil(_MIN_SHARE * raster[0] * raster[1])
     for _ in range(_TRIES):
-        world = draw(rng, num_objects, raster)
+        while not (world := draw(rng, num_objects, raster, scale)).solids:
+            pass  # the camera stood so near that nothing found room
         hits = _look(world, raster)
         visible = _visible(hits, len(world.solids))
         if len(world.solids) == num_objects and min(visible) >= floor:

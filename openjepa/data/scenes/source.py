@@ -30,6 +30,9 @@ SIDES = (16, 1024)
 MOST_OBJECTS = 8
 """More find no room: the counts would no longer be balanced."""
 
+SCALES = (0.7, 1.6)
+"""Least and greatest scale: below, objects are a few pixels; above, the camera finds no place to see one whole."""
+
 _BLOCK = 64  # images that one worker renders before it hands them over
 
 
@@ -41,6 +44,7 @@ class _Set:
     size: tuple[int, int]
     seed: int
     max_objects: int
+    scale: float
 
     @property
     def record(self) -> np.dtype:
@@ -53,14 +57,14 @@ class _Set:
         """The name of the cache of exactly this set."""
         return (
             f"scenes-v{VERSION}-n{self.num_images}-{self.size[0]}x{self.size[1]}"
-            f"-seed{self.seed}-objects{self.max_objects}.npy"
+            f"-seed{self.seed}-objects{self.max_objects}{f'-scale{self.scale:g}' if self.scale != 1 else ''}.npy"
         )
 
 
 class Scenes(Source):
     """`num_images` scenes of `seed`; the label of each is its class in `task`.
 
-    Scene i depends on (seed, size, max_objects, i) alone: a shorter set is the start of a longer one, and
+    Scene i depends on (seed, size, max_objects, scale, i) alone: a shorter set is the start of a longer one, and
     another seed is another split. With `cache`, a folder, all are rendered once on construction, by
     `workers` processes (none: here), and read from a memory map ever after. Raises ConfigError with every
     mistake at once, and DataError for a cache that is not one.
@@ -72,18 +76,19 @@ class Scenes(Source):
         size: tuple[int, int] = SIZE,
         seed: int = 0,
         max_objects: int = MAX_OBJECTS,
+        scale: float = 1.0,
         task: str = "num_objects",
         cache: Path | None = None,
         workers: int = 0,
     ) -> None:
-        _check(num_images, size, max_objects, task, workers)
+        _check(num_images, size, max_objects, scale, task, workers)
         self.task = task
         self.cache = cache
-        self._set = _Set(num_images, size, seed, max_objects)
+        self._set = _Set(num_images, size, seed, max_objects, scale)
         self.classes = class_names(task, max_objects)
         self.identity = (
             f"scenes-v{VERSION}?num_images={num_images}&size={size[0]}x{size[1]}&seed={seed}"
-            f"&max_objects={max_objects}&task={task}"
+            f"&max_objects={max_objects}{f'&scale={scale:g}' if scale != 1 else ''}&task={task}"
         )
         if cache is not None and not (cache / self._set.file_name).exists():
             _fill(self._set, cache, workers)
@@ -100,11 +105,11 @@ class Scenes(Source):
 
     def scene(self, index: int) -> Scene:
         """Scene `index` with its whole truth, rendered anew."""
-        return render(self._set.seed, self._known(index), self._set.size, self._set.max_objects)
+        return render(self._set.seed, self._known(index), self._set.size, self._set.max_objects, self._set.scale)
 
     def truth(self, index: int) -> Truth:
         """The truth of scene `index` without its picture."""
-        return observe(self._set.seed, self._known(index), self._set.size, self._set.max_objects)
+        return observe(self._set.seed, self._known(index), self._set.size, self._set.max_objects, self._set.scale)
 
     def labels(self) -> np.ndarray:
         """(len,) int64: the class of every scene in `task`."""
@@ -179,13 +184,14 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "size": _read_size,
     "seed": int,
     "max_objects": int,
+    "scale": float,
     "task": str,
     "cache": Path,
     "workers": int,
 }
 
 
-def _check(num_images: int, size: tuple[int, int], max_objects: int, task: str, workers: int) -> None:
+def _check(num_images: int, size: tuple[int, int], max_objects: int, scale: float, task: str, workers: int) -> None:
     """Raises ConfigError with every setting that cannot be used."""
     low, high = SIDES
     rules = {
@@ -196,6 +202,7 @@ def _check(num_images: int, size: tuple[int, int], max_objects: int, task: str, 
             f"sides are {low} to {high} pixels",
         ),
         "max_objects": (max_objects, 1 <= max_objects <= MOST_OBJECTS, f"is 1 to {MOST_OBJECTS}"),
+        "scale": (scale, SCALES[0] <= scale <= SCALES[1], f"is {SCALES[0]} to {SCALES[1]}"),
         "task": (task, task in TASKS, "unknown task"),
         "workers": (workers, workers >= 0, "cannot be negative"),
     }
@@ -238,7 +245,7 @@ def _render_block(what: _Set, block: range) -> np.ndarray:
     """(len(block),) records."""
     records = np.empty(len(block), what.record)
     for record, index in zip(records, block, strict=True):
-        scene = render(what.seed, index, what.size, what.max_objects)
+        scene = render(what.seed, index, what.size, what.max_objects, what.scale)
         record["image"] = scene.image
         for task, answer in TASKS.items():
             record[task] = answer(scene)

@@ -50,16 +50,18 @@ class Solid:
     x: float
     y: float
     yaw_rad: float
+    scale: float = 1.0
+    """How many times larger than RADII say."""
 
     @property
     def half_width(self) -> float:
         """Radius of a sphere or a cylinder, half the edge of a cube."""
-        return RADII[self.size] * _EXTENTS[self.shape][0]
+        return self.scale * RADII[self.size] * _EXTENTS[self.shape][0]
 
     @property
     def half_height(self) -> float:
         """Half of what stands above the ground, and so the height of the centre."""
-        return RADII[self.size] * _EXTENTS[self.shape][1]
+        return self.scale * RADII[self.size] * _EXTENTS[self.shape][1]
 
     @property
     def centre(self) -> tuple[float, float, float]:
@@ -184,13 +186,13 @@ class World:
         return Table.of(self.solids)
 
 
-def draw(rng: np.random.Generator, num_objects: int, size: tuple[int, int]) -> World:
-    """A world with `num_objects` solids, fewer when they find no room, framed for images of `size`."""
+def draw(rng: np.random.Generator, num_objects: int, size: tuple[int, int], scale: float = 1.0) -> World:
+    """A world with `num_objects` solids, fewer (or none) when they find no room, framed for images of `size`."""
     azimuth = rng.uniform(-math.pi, math.pi)
     camera = _draw_camera(rng, azimuth)
     solids: list[Solid] = []
     for _ in range(num_objects):
-        solid = _place(rng, solids, camera, size)
+        solid = _place(rng, solids, camera, size, scale)
         if solid is not None:
             solids.append(solid)
     # The lamp is never behind the scene: objects would be black silhouettes.
@@ -227,7 +229,9 @@ def _draw_camera(rng: np.random.Generator, azimuth: float) -> Camera:
     return Camera((x, y, z), axes)
 
 
-def _place(rng: np.random.Generator, others: list[Solid], camera: Camera, size: tuple[int, int]) -> Solid | None:
+def _place(
+    rng: np.random.Generator, others: list[Solid], camera: Camera, size: tuple[int, int], scale: float
+) -> Solid | None:
     """One more solid that is in the picture and meets none of the others, or None when none fits."""
     kinds = (SHAPES, tuple(COLOURS), tuple(RADII), MATERIALS)
     *picks, turn = rng.random(5).tolist()
@@ -235,7 +239,7 @@ def _place(rng: np.random.Generator, others: list[Solid], camera: Camera, size: 
     for share, angle in rng.random((_PLACEMENT_TRIES, 2)).tolist():
         radius, angle = _FIELD * math.sqrt(share), 2 * math.pi * angle
         x, y = radius * math.cos(angle), radius * math.sin(angle)
-        solid = Solid(shape, colour, extent, material, x, y, turn * math.pi / 2)
+        solid = Solid(shape, colour, extent, material, x, y, turn * math.pi / 2, scale)
         if camera.frames(solid, size) and all(
             math.hypot(x - o.x, y - o.y) > solid.footprint + o.footprint + _GAP for o in others
         ):
