@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from openjepa import recipes
 from openjepa.errors import CheckpointError, ConfigError, DataError, OpenJepaError, TrainingError
+from openjepa.evaluation.run import Evaluation
+from openjepa.evaluation.run import evaluate as _evaluate
 from openjepa.load import load_encoder, load_method
 from openjepa.training.recipe import Recipe
 from openjepa.training.run import Result
 from openjepa.training.run import pretrain as _run
+from openjepa.vision.callable import CallableEncoder
 from openjepa.vision.encoder import Encoder, Features
 
 __version__ = "0.1.0.dev0"
@@ -49,17 +53,36 @@ def pretrain(
     )
 
 
+def evaluate(
+    encoder: str | Path | Encoder,
+    data: str | Sequence[str],
+    test: str | Sequence[str] | None = None,
+    **settings: Any,
+) -> Evaluation:
+    """Measure what a frozen encoder knows, beside raw pixels and the same architecture untrained.
+
+    `encoder`: a run directory, a checkpoint, an exported encoder, or any `Encoder` (`CallableEncoder` makes one of a
+    function). `data`, `test`: a labelled set each, or several in pairs. `settings`: `tasks`, `seed`, `cache`, `out`
+    and the rest, as `openjepa.evaluation.run.evaluate` has them. Raises ConfigError, DataError or CheckpointError.
+    """
+    chosen = encoder if isinstance(encoder, Encoder) else load_encoder(encoder)
+    return _evaluate(chosen, data, test, **{"name": "" if chosen is encoder else str(encoder), **settings})
+
+
 __all__ = [
+    "CallableEncoder",
     "CheckpointError",
     "ConfigError",
     "DataError",
     "Encoder",
+    "Evaluation",
     "Features",
     "OpenJepaError",
     "Recipe",
     "Result",
     "TrainingError",
     "__version__",
+    "evaluate",
     "load_encoder",
     "load_method",
     "pretrain",

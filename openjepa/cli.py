@@ -1,13 +1,13 @@
-"""The command line: `openjepa pretrain`, `recipes`, `bench`, `demo`. Flags are the fields of the recipe."""
+"""The command line: `openjepa pretrain`, `evaluate`, `recipes`, `bench`, `demo`. Flags are the fields of the recipe."""
 
 from __future__ import annotations
 
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -17,6 +17,10 @@ from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Positional, arg
 
 from openjepa import recipes
 from openjepa.errors import ConfigError, OpenJepaError, nearest
+from openjepa.evaluation.run import CACHE, RESULTS, evaluate
+from openjepa.evaluation.table import show
+from openjepa.evaluation.task import known
+from openjepa.load import load_encoder
 from openjepa.methods.ijepa import MASKINGS
 from openjepa.training.recipe import Length, Recipe
 from openjepa.training.run import pretrain
@@ -96,6 +100,42 @@ class Bench:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """Measure what a frozen encoder knows, beside raw pixels and the same architecture untrained.
+
+    Features are computed once and kept by content; every task reads them. All choices (layers, strengths, k)
+    are made on a held-out part of --data, never on --test. Several sets make one table: give as many --test
+    as --data.
+
+    Examples:
+      openjepa evaluate runs/ijepa --data train.parquet --test test.parquet
+      openjepa evaluate runs/ijepa --data photos/train --test photos/test --tasks knn few_shot --few-shot.shots 5
+      openjepa evaluate runs/demo/seed-0 --data 'scenes?seed=1&num_images=5000' --test 'scenes?seed=2&num_images=5000'
+    """
+
+    encoder: Positional[str]
+    """A run directory, one of its checkpoints, or an exported encoder."""
+    data: tuple[str, ...]
+    """Labelled images to learn from: a folder, .parquet files, tars, hf://name, clevr?root=..., or scenes."""
+    test: tuple[str, ...] = ()
+    """Labelled images to test on, one set for each of --data; by default a fifth of --data, held out."""
+    tasks: tuple[str, ...] = ()
+    """Which; by default all that the data has answers for."""
+    which: str = "target"
+    """target, which the paper evaluates, or context."""
+    out: Path = Path("runs/evaluation")
+    """Directory for results.json."""
+    cache: Path = CACHE
+    """Folder for features, by content of encoder and images; it may be deleted at any time."""
+    seed: int = 0
+    """Of held-out parts, few-shot draws and the bootstrap."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    workers: int | None = None
+    """Loader processes; by default one a spare core, at most 8."""
+
+
+@dataclass(frozen=True)
 class Demo:
     """Pretrain on `scenes`, then compare frozen features: raw pixels, the untrained encoder, I-JEPA."""
 
@@ -121,7 +161,11 @@ def run(argv: list[str]) -> int:
     command = argv[0] if argv else "--help"
     if command == "pretrain":
         return _pretrain(parse_pretrain(argv[1:]))
-    kinds: dict[str, Callable[..., object]] = {"recipes": Recipes, "bench": Bench, "demo": Demo, "pretrain": Pretrain}
+    if command == "evaluate":
+        return _evaluate(argv[1:])
+    kinds: dict[str, Callable[..., object]] = {
+        "pretrain": Pretrain, "evaluate": Evaluate, "recipes": Recipes, "bench": Bench, "demo": Demo,
+    }  # fmt: skip
     if not command.startswith("-") and command not in kinds:
         raise ConfigError(f"{command!r} is no command. {nearest(command, kinds)}")
     chosen = tyro.extras.subcommand_cli_from_dict(
@@ -178,6 +222,34 @@ def _pretrain(given: Pretrain) -> int:
         resume_from=given.resume_from,
     )
     return 0 if result.is_finished else 1
+
+
+def _evaluate(argv: list[str]) -> int:
+    """The flags of every task stand beside those of `Evaluate`; a new file in `tasks/` brings its own."""
+    kinds = known()
+    parts = [(name, kind, field(default_factory=kind)) for name, kind in kinds.items()]
+    whole = make_dataclass("Evaluate", parts, bases=(Evaluate,), frozen=True, kw_only=True)
+    whole.__doc__ = f"{inspect.getdoc(Evaluate)}\n\nTasks:\n" + "\n".join(
+        f"  {name}: {kind.about}" for name, kind in kinds.items()
+    )
+    given: Any = tyro.cli(whole, args=argv, prog="openjepa evaluate")
+    found = evaluate(
+        load_encoder(given.encoder, given.which),
+        given.data,
+        given.test,
+        tasks=given.tasks or None,
+        settings={name: getattr(given, name) for name in kinds},
+        name=f"{given.encoder} ({given.which} encoder)",
+        seed=given.seed,
+        cache=given.cache,
+        device=given.device,
+        workers=given.workers,
+        out=given.out,
+        is_quiet=False,
+    )
+    show(found, Console(highlight=False))
+    Console(highlight=False).print(f"{found.seconds:.0f} s; everything in {given.out / RESULTS}", markup=False)
+    return 1 if any(figure.error for figure in found.figures) else 0
 
 
 def _recipes(given: Recipes) -> int:

@@ -21,7 +21,6 @@ from openjepa.data.scenes import Scenes, truths
 from openjepa.evaluation.frozen import Labelled, compare
 from openjepa.training.recipe import Length
 from openjepa.training.run import pretrain
-from openjepa.vision.controls import untrained
 from openjepa.visual.demo import draw
 
 RECIPE = "ijepa_scenes_demo"
@@ -73,7 +72,7 @@ def run(out: Path, minutes: float | None, num_seeds: int) -> DemoResult:
         if not result.is_finished:
             console.print("stopped; the same command goes on from there")
             raise SystemExit(1)
-        before = untrained(recipe.method.encoder, seed)
+        before = result.encoder.untrained(seed)
         console.print("probing frozen features ...")
         scores = compare({"untrained encoder": before, "I-JEPA": result.encoder}, train, test, seed)
         for row, tasks in scores.items():

@@ -7,6 +7,8 @@ from pathlib import Path
 from openjepa import storage
 from openjepa.config import from_dict
 from openjepa.errors import CheckpointError
+from openjepa.interchange.ijepa import is_released
+from openjepa.interchange.ijepa import read_encoder as read_released
 from openjepa.methods import Method
 from openjepa.methods import build as build_method
 from openjepa.training.checkpoints import Checkpoints
@@ -18,11 +20,14 @@ from openjepa.vision.vit import ViT
 def load_encoder(path: str | Path, which: str = "target") -> ViT:
     """The encoder of a run, in evaluation mode: `encoder(images)` gives `Features`.
 
-    `path`: a run directory (its finished encoder, else its newest checkpoint), one of its checkpoints, or an
-    exported `encoder` directory. `which`: "target", which the paper evaluates, or "context".
-    Raises CheckpointError when there is no such thing, or when it is torn or was changed. Nothing is unpickled.
+    `path`: a run directory (its finished encoder, else its newest checkpoint), one of its checkpoints, an exported
+    `encoder` directory, or a released I-JEPA checkpoint (*.pth.tar). `which`: "target", which the paper evaluates,
+    or "context". Raises CheckpointError when there is no such thing, or when it is torn or was changed. Nothing is
+    executed that a file holds; released files are read by torch's restricted reader.
     """
     path = Path(path)
+    if is_released(path):
+        return read_released(path, which)
     for directory in (path, path / "encoder"):
         if (directory / "encoder.json").exists():
             return read_encoder(directory, which)

@@ -14,8 +14,9 @@ from openjepa.training.recipe import Recipe
 from tests.training.conftest import make_images, tiny_recipe
 
 PUBLIC = [
-    "CheckpointError", "ConfigError", "DataError", "Encoder", "Features", "OpenJepaError", "Recipe", "Result",
-    "TrainingError", "__version__", "load_encoder", "load_method", "pretrain", "recipes",
+    "CallableEncoder", "CheckpointError", "ConfigError", "DataError", "Encoder", "Evaluation", "Features",
+    "OpenJepaError", "Recipe", "Result", "TrainingError", "__version__", "evaluate", "load_encoder", "load_method",
+    "pretrain", "recipes",
 ]  # fmt: skip
 
 

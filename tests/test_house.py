@@ -213,7 +213,12 @@ def is_print(node: ast.AST, here: Module, _: set[str]) -> bool:
 
 
 def is_unsafe_call(node: ast.AST, *_: object) -> bool:
-    return isinstance(node, ast.Call) and ast.unparse(node.func) in ("eval", "exec", "torch.load", "__import__")
+    """torch.load is a reader of tensors and plain containers when it says so (decision 006)."""
+    if not isinstance(node, ast.Call):
+        return False
+    is_restricted = "weights_only=True" in map(ast.unparse, node.keywords)
+    name = ast.unparse(node.func)
+    return name in ("eval", "exec", "__import__") or (name == "torch.load" and not is_restricted)
 
 
 def is_unsafe_import(node: ast.AST, *_: object) -> bool:
@@ -222,7 +227,8 @@ def is_unsafe_import(node: ast.AST, *_: object) -> bool:
     if isinstance(node, ast.ImportFrom):
         names = {alias.name for alias in node.names}
         origin = (node.module or "").split(".")[0]
-        return origin in FORBIDDEN_IMPORTS or (origin == "torch" and "load" in names)
+        is_an_error = node.module == "pickle" and names == {"UnpicklingError"}  # what torch's restricted reader raises
+        return (origin in FORBIDDEN_IMPORTS and not is_an_error) or (origin == "torch" and "load" in names)
     return False
 
 
@@ -445,6 +451,7 @@ def test_long_files_and_functions_are_seen() -> None:
         ("print('x')", "print"),
         ("def f():\n    print('x')", "print"),
         ("torch.load('x')", "executed"),
+        ("torch.load('x', weights_only=False)", "executed"),
         ("eval('x')", "executed"),
         ("exec('x')", "executed"),
         ("import pickle", "not to be imported"),
@@ -471,7 +478,11 @@ def test_empty_names_are_seen(path: str) -> None:
     [
         ("data/x.py", "try: ...\nexcept (OSError, ValueError): ..."),
         ("data/x.py", "import os, torch\nhasattr(os, 'x')\nhasattr(torch.backends, 'mps')"),
-        ("data/x.py", "zip(a, b, strict=True)\nmodel.eval()\nconsole.print('x')\nnp.load('x', allow_pickle=False)"),
+        (
+            "data/x.py",
+            "zip(a, b, strict=True)\nmodel.eval()\nconsole.print('x')\nnp.load('x', allow_pickle=False)",
+        ),
+        ("data/x.py", "from pickle import UnpicklingError\ntorch.load('x', weights_only=True)"),
         ("journal.py", "print('x')"),
     ],
 )

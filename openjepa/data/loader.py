@@ -7,8 +7,9 @@ that epoch's order; step s of the run holds positions s * B to (s + 1) * B. So a
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -25,12 +26,26 @@ from openjepa.data.views import Views, center_crop
 from openjepa.errors import ConfigError, DataError, OpenJepaError, sentence
 from openjepa.randomness import generator
 
-__all__ = ["BadImages", "Loaded", "Steps", "batches", "check", "epoch_order", "labelled_images"]
+__all__ = [
+    "BadImages",
+    "Loaded",
+    "Steps",
+    "batches",
+    "centre_cropped",
+    "check",
+    "epoch_order",
+    "labelled_images",
+    "num_workers",
+]
 
 REPLACEMENTS = 32
 """Bad images in the place of one, after which the run stops."""
 CHECKED = 16
 """Images tried before training."""
+
+
+MAX_WORKERS = 8
+"""Loader processes at most, unless told otherwise."""
 
 
 @dataclass
@@ -196,6 +211,51 @@ def check(source: Source, channels: int) -> list[tuple[str, str]]:
             return bad
     rule = f"none of {len(bad)} images tried can be used: {examples(bad)}"
     raise DataError(sentence("data", source.identity, rule))
+
+
+def num_workers(wanted: int | None) -> int:
+    """What was asked for, else one a core that the training processes leave, at least 1."""
+    if wanted is not None:
+        return wanted
+    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # on this machine, as torchrun says
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MAX_WORKERS, cores // num_processes - 1))
+
+
+@dataclass
+class _Crops(Dataset[tuple[int, np.ndarray | tuple[str, str]]]):
+    """Item i: the centre crop of the i-th of `indices`, or (name, reason) of an image that cannot be read."""
+
+    source: Source
+    indices: Sequence[int]
+    size: tuple[int, int]
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: int) -> tuple[int, np.ndarray | tuple[str, str]]:
+        index, bad = self.indices[i], []  # type: tuple[int, list[tuple[str, str]]]
+        found = _read(self.source, index, self.channels, 2 * max(self.size), bad)
+        return index, bad[0] if found is None else center_crop(found[1], self.size)
+
+
+def centre_cropped(
+    source: Source, indices: Sequence[int], size: tuple[int, int], channels: int, batch_size: int, workers: int
+) -> Iterator[tuple[list[int], torch.Tensor, dict[int, tuple[str, str]]]]:
+    """Batches of positions, images (n, channels, *size) uint8, and position to (name, reason) of those left out."""
+    loader = DataLoader(
+        _Crops(source, indices, size, channels),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=list,
+        generator=torch.Generator(),  # else it draws from the global one, which is not ours
+    )
+    for items in loader:
+        good = [(index, item) for index, item in items if isinstance(item, np.ndarray)]
+        bad = {index: item for index, item in items if not isinstance(item, np.ndarray)}
+        pixels = np.stack([item for _, item in good]) if good else np.empty((0, channels, *size), np.uint8)
+        yield [index for index, _ in good], torch.from_numpy(pixels), bad
 
 
 def labelled_images(

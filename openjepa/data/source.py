@@ -6,6 +6,7 @@ No section of the paper: it trains on ImageNet folders only.
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
 from abc import ABC, abstractmethod
@@ -16,11 +17,12 @@ from difflib import get_close_matches
 import numpy as np
 from braceexpand import braceexpand
 
+from openjepa.data.images import BadImage
 from openjepa.errors import DataError, sentence
 
 FORMS = (
     "--data takes a folder of images, .parquet files (or a folder of them), WebDataset .tar files "
-    "('shard-{000..012}.tar'), 'hf://name' or 'scenes'"
+    "('shard-{000..012}.tar'), 'hf://name', 'scenes' or 'clevr?root=/path/to/CLEVR_v1.0'"
 )
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"),
@@ -62,6 +64,31 @@ class Source(ABC):
     def labels(self) -> np.ndarray | None:
         """(len,) int64 without decoding an image, or None when the source has no labels."""
 
+    def questions(self) -> dict[str, np.ndarray]:
+        """(len,) int64 by question: sets such as scenes have several labels an image; -1 is no answer."""
+        labels = self.labels()
+        return {} if labels is None else {"class": labels}
+
+    def class_names(self, question: str) -> list[str] | None:
+        """What the classes of a question are called, where that is known."""
+        return self.classes
+
+    def fingerprint(self, index: int) -> bytes:
+        """16 bytes that are equal for images of equal content. An image that cannot be read has its position's."""
+        try:
+            image = self[index].image
+        except BadImage:
+            return hashlib.blake2b(f"{self.identity} {index}".encode(), digest_size=16).digest()
+        content = image if isinstance(image, bytes) else str(image.shape).encode() + image.tobytes()
+        return hashlib.blake2b(content, digest_size=16).digest()
+
+    dense_names: tuple[str, ...] = ()
+    """Maps that lie beside every image: "depth" (world units) or "mask" (class numbers, 255 to be ignored)."""
+
+    def dense(self, index: int) -> dict[str, np.ndarray]:
+        """(H, W) maps by name, of the size of the image. Sources without them are never asked."""
+        raise NotImplementedError
+
 
 def open_source(spec: str) -> Source:
     """The source that `spec`, the value of `--data`, stands for.
@@ -72,6 +99,15 @@ def open_source(spec: str) -> Source:
         from openjepa.data.scenes import parse
 
         return parse(spec)
+    # a folder of that name stays a folder: the word alone, without a root, means nothing else
+    if re.match(r"clevr($|[:?,;@])", spec) and not os.path.exists(spec):
+        from openjepa.data.clevr import parse as parse_clevr
+
+        return parse_clevr(spec)
+    if spec.startswith("masks?"):
+        from openjepa.data.pairs import parse as parse_pairs
+
+        return parse_pairs(spec)
     if spec.startswith("hf://"):
         from openjepa.data.huggingface import open_huggingface
 

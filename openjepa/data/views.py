@@ -106,8 +106,22 @@ def _scaled(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def center_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The largest centred part of (H, W, C) with the aspect of `size`, resized to (C, *size)."""
-    height, width = image.shape[:2]
+    return np.ascontiguousarray(resize(image, size, _centre(image.shape, size)))
+
+
+def nearest_crop(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The same part of (H, W) depths or class numbers, which must not be blended: (*size), the value nearest to the
+    centre of each new pixel."""
+    left, top, right, bottom = _centre(values.shape, size)
+    rows = top + ((np.arange(size[0]) + 0.5) * (bottom - top) / size[0]).astype(int)
+    columns = left + ((np.arange(size[1]) + 0.5) * (right - left) / size[1]).astype(int)
+    return values[rows[:, None], columns]
+
+
+def _centre(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the largest centred part of (H, W, ...) with the aspect of `size`."""
+    height, width = shape[:2]
     scale = min(height / size[0], width / size[1])
     h, w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
     top, left = (height - h) // 2, (width - w) // 2
-    return np.ascontiguousarray(resize(image, size, (left, top, left + w, top + h)))
+    return left, top, left + w, top + h

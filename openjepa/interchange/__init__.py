@@ -1,1 +1,1 @@
-"""Foreign weight formats, translated at the door: the room is there, and nothing is translated yet."""
+"""Foreign weight formats, translated at the door and nowhere else."""

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from openjepa.errors import ConfigError, DataError, sentence
 from openjepa.measure import as_features, as_labels
-from openjepa.randomness import generator
+from openjepa.measure.split import hold_out
 
 STRENGTHS = (1000.0, 100.0, 10.0, 1.0, 0.1, 0.01)
 """L2 strengths that a probe tries."""
 
-_FOLDS = 5  # one image in five is held out
 _CONSTANT = 1e-12  # a column whose std is a smaller share of its magnitude varies by rounding only
 _RIDGE = 1e-9  # least share of the mean curvature, so that dependent columns have a Cholesky root
 _GRADIENT_TOLERANCE = 1e-4  # of the summed loss, in nats for a unit step of the search
@@ -65,6 +64,8 @@ class ProbeResult:
     """The L2 strength that did best on the held-out fifth of the training images."""
     held_out_accuracy: float
     """On that fifth, fitted on the other four; NaN when no class has an image to spare."""
+    correct: Tensor = field(compare=False, repr=False)
+    """(Q,) bool: which test images."""
 
 
 def fit_logistic(features: Tensor, labels: Tensor, num_classes: int, l2: float) -> LinearHead:
@@ -95,8 +96,7 @@ def probe_accuracy(
     train_x, test_x = as_features(train_x, "train_x"), as_features(test_x, "test_x")
     train_y = as_labels(train_y, train_x, num_classes, "train_y")
     test_y = as_labels(test_y, test_x, num_classes, "test_y")
-    order = torch.from_numpy(generator(seed, "probe-split").permutation(len(train_x)))
-    held_out, kept = _split(order.to(train_y.device), train_y)
+    held_out, kept = hold_out(train_y, seed)
     path = sorted(strengths, reverse=True)
     scores = [math.nan] * len(path)
     if len(held_out):
@@ -104,19 +104,8 @@ def probe_accuracy(
         scores = [_accuracy(head, train_x[held_out], train_y[held_out]) for head in heads]
     strength = path[scores.index(max(scores))]
     head = fit_logistic(train_x, train_y, num_classes, strength)
-    return ProbeResult(_accuracy(head, test_x, test_y), strength, max(scores))
-
-
-def _split(order: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The images in `order` (N,) as the fifth that is held out and the rest, which has one of every class."""
-    classes = labels[order]
-    place = torch.arange(len(order), device=order.device)
-    first = torch.full_like(labels.new_empty(int(labels.max()) + 1), len(order))
-    first = first.scatter_reduce(0, classes, place, "amin")
-    is_first = first[classes] == place
-    order = torch.cat([order[~is_first], order[is_first]])
-    num_held_out = min(-(-len(order) // _FOLDS), int((~is_first).sum()))
-    return order[:num_held_out], order[num_held_out:]
+    correct = head.predict(test_x) == test_y
+    return ProbeResult(float(correct.double().mean()), strength, max(scores), correct)
 
 
 def _accuracy(head: LinearHead, features: Tensor, labels: Tensor) -> float:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from openjepa import storage
-from openjepa.data.loader import BadImages, Loaded, Steps
+from openjepa.data.loader import BadImages, Loaded, Steps, num_workers
 from openjepa.data.source import Source
 from openjepa.distributed import World
 from openjepa.errors import DataError
@@ -24,8 +23,6 @@ from openjepa.training.progress import Progress, plan
 from openjepa.training.recipe import Recipe
 from openjepa.training.state import Run
 from openjepa.vision.transformer import Transformer
-
-MAX_WORKERS = 8
 
 
 def build(
@@ -99,15 +96,6 @@ def len_or_none(source: Source) -> int | None:
         return len(source)
     except DataError:
         return None
-
-
-def num_workers(wanted: int | None) -> int:
-    """What was asked for, else one a core that the training processes leave, at least 1."""
-    if wanted is not None:
-        return wanted
-    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # on this machine, as torchrun says
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MAX_WORKERS, cores // num_processes - 1))
 
 
 def restore(run: Run, chosen: Path, saved: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ from openjepa.errors import TrainingError
 from openjepa.journal import duration
 from openjepa.measure.verdict import Verdict, judge
 from openjepa.training.state import Interval, Run
-from openjepa.vision.controls import untrained
 
 
 def report(run: Run, interval: Interval, t: float) -> None:
@@ -92,8 +91,9 @@ def judgement(run: Run, is_last: bool = False) -> float:
             found |= scores
             if not run.controls:
                 run.controls["pixels"] = run.probe.measure_pixels()
-                before = untrained(run.method.encoder.config, run.recipe.seed).to(device)
-                run.controls["untrained"] = scores if run.step == 0 else run.probe.measure(before)
+                before = run.method.encoder.untrained(run.recipe.seed)
+                assert before is not None  # a method's encoder is one of ours
+                run.controls["untrained"] = scores if run.step == 0 else run.probe.measure(before.to(device))
         run.history.append({"step": run.step, **found})
         run.verdict = judge(run.history)
         controls = {f"{k}_{name}": v for name, s in run.controls.items() for k, v in s.items()}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openjepa.randomness import initial_weights
-from openjepa.vision.encoder import Encoder
-from openjepa.vision.vit import ViT, ViTConfig
+from openjepa.vision.encoder import Encoder, Features
 
 CHUNK = 128
 PIXEL_SIDE = 16  # raw pixels are shrunk to this: on CIFAR-10 as strong a control as 32 (LOG.md, 2026-11-24)
@@ -24,14 +24,43 @@ def pooled(encoder: Encoder, images: Tensor, num_layers: int = 1) -> Tensor:
 
 def pixels(images: Tensor) -> Tensor:
     """(N, C, H, W) uint8 to (N, C * h * w) float32 in 0..1, at most 16 pixels a side."""
-    x = images.float() / 255
-    if max(images.shape[2:]) > PIXEL_SIDE:
-        size = (min(images.shape[2], PIXEL_SIDE), min(images.shape[3], PIXEL_SIDE))
+    return shrunk(images.float() / 255)
+
+
+@dataclass(frozen=True)
+class PixelFeatures(Features):
+    """Raw pixels in the place of features."""
+
+    thumbnail: Tensor
+    """(B, C * h * w): the whole image, shrunk."""
+
+    @property
+    def pooled(self) -> Tensor:
+        return self.thumbnail
+
+
+class RawPixels(Encoder):
+    """No model at all: tokens are the pixels of a patch, the pooled feature is the image shrunk."""
+
+    def __init__(self, like: Encoder, patch: int) -> None:
+        """Preprocessing of `like`; `patch` is the side of its patches in pixels."""
+        channels = like.channels
+        super().__init__((0.0,) * channels, (1.0,) * channels)
+        self.image_size, self.channels, self.depth, self.patch = like.image_size, channels, 1, patch
+        self.width = channels * patch**2
+
+    def fingerprint(self) -> str:
+        return f"raw pixels {PIXEL_SIDE} {self.patch} {super().fingerprint()}"
+
+    def features(self, images: Tensor, num_layers: int) -> PixelFeatures:
+        rows, columns = images.shape[2] // self.patch, images.shape[3] // self.patch
+        tokens = F.unfold(images, self.patch, stride=self.patch).transpose(1, 2)
+        return PixelFeatures((tokens,), (rows, columns), shrunk(images))
+
+
+def shrunk(x: Tensor) -> Tensor:
+    """(N, C, H, W) float to (N, C * h * w), at most 16 pixels a side."""
+    if max(x.shape[2:]) > PIXEL_SIDE:
+        size = (min(x.shape[2], PIXEL_SIDE), min(x.shape[3], PIXEL_SIDE))
         x = F.interpolate(x, size, mode="bilinear", antialias=True)
     return x.flatten(1)
-
-
-def untrained(config: ViTConfig, seed: int) -> ViT:
-    """An encoder before its first step, from the address of randomness that a run's comes from."""
-    with initial_weights(seed):
-        return ViT(config).requires_grad_(False).eval()

@@ -6,6 +6,7 @@ are others. Evaluation never sees a method.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -48,6 +49,8 @@ class Encoder(nn.Module, ABC):
     """D, the size of a token."""
     depth: int
     """How many layers can be asked for."""
+    is_known: bool = True
+    """Its fingerprint means the same in another process, so features may be kept on disk."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -68,6 +71,18 @@ class Encoder(nn.Module, ABC):
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
         return (images - self.mean) / self.std
+
+    def fingerprint(self) -> str:
+        """A hash of what decides its features: kind, preprocessing and weights. A cache is named by it."""
+        digest = hashlib.sha256(f"{type(self).__name__} {self.image_size} {self.depth}".encode())
+        for name, tensor in (*sorted(self.state_dict().items()), ("mean", self.mean), ("std", self.std)):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def untrained(self, seed: int) -> Encoder | None:
+        """The same architecture before its first step, from this seed; None where only its weights are known."""
+        return None
 
     @abstractmethod
     def features(self, images: Tensor, num_layers: int) -> Features:

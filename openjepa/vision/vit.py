@@ -5,12 +5,14 @@ Departs from the released code in taking any image size, channel count and patch
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from openjepa.errors import ConfigError, nearest, sentence
+from openjepa.randomness import initial_weights
 from openjepa.vision.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, Features
 from openjepa.vision.positions import position_table
 from openjepa.vision.transformer import Init, Transformer, initialise
@@ -155,6 +157,14 @@ class ViT(Encoder):
         else:
             x = self.embed(take(patches, keep)) + positions[keep]
         return [self.norm(tokens) for tokens in self.blocks(x, valid, num_layers)]
+
+    def fingerprint(self) -> str:
+        # heads and patch leave no trace in the shapes of all tensors
+        return hashlib.sha256(f"{self.config} {super().fingerprint()}".encode()).hexdigest()
+
+    def untrained(self, seed: int) -> ViT:
+        with initial_weights(seed):
+            return ViT(self.config).requires_grad_(False).eval()
 
     def features(self, images: Tensor, num_layers: int) -> Features:
         grid = (images.shape[2] // self.config.patch, images.shape[3] // self.config.patch)

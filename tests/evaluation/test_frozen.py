@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from openjepa.evaluation.frozen import Labelled, compare
-from openjepa.vision.controls import untrained
-from openjepa.vision.vit import ViTConfig
+from openjepa.vision.vit import ViT, ViTConfig
 
 CONFIG = ViTConfig(image_size=(16, 16), patch=4, width=16, depth=1, heads=2)
 
@@ -22,7 +21,7 @@ def bright(num_images: int, seed: int) -> Labelled:
 
 
 def test_rows_and_tasks() -> None:
-    rows = compare({"untrained": untrained(CONFIG, 0)}, bright(80, 0), bright(60, 1), seed=0)
+    rows = compare({"untrained": ViT(CONFIG).untrained(0)}, bright(80, 0), bright(60, 1), seed=0)
     assert set(rows) == {"raw pixels", "untrained"}
     for scores in rows.values():
         assert scores["light"] == 1.0

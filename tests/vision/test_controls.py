@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from openjepa.vision.controls import CHUNK, pixels, pooled, untrained
+from openjepa.vision.controls import CHUNK, pixels, pooled
 from openjepa.vision.vit import ViT, ViTConfig
 
 CONFIG = ViTConfig((8, 8), 4, width=8, depth=2, heads=2)
@@ -31,10 +31,11 @@ def test_pixels_are_shares_of_full_brightness_and_large_images_shrink():
 
 
 def test_an_untrained_encoder_belongs_to_its_seed_and_disturbs_nothing():
+    vit = ViT(CONFIG)
     torch.manual_seed(5)
     undisturbed = torch.rand(3)
     torch.manual_seed(5)
-    encoders = [untrained(CONFIG, seed) for seed in (1, 1, 2)]
+    encoders = [vit.untrained(seed) for seed in (1, 1, 2)]
     assert torch.equal(torch.rand(3), undisturbed)
     first, same, other = (encoder.embed.weight for encoder in encoders)
     assert torch.equal(first, same)

@@ -6,6 +6,7 @@ place, so that no reader ever sees half a cache and of two writers the last one 
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import uuid
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from openjepa.data.scenes.scene import MAX_OBJECTS, SIZE, TASKS, Scene, Truth, class_names, observe, render
+from openjepa.data.scenes.world import SHAPES
 from openjepa.data.source import Item, Source
 from openjepa.errors import ConfigError, DataError, nearest, sentence
 
@@ -114,6 +116,27 @@ class Scenes(Source):
     def labels(self) -> np.ndarray:
         """(len,) int64: the class of every scene in `task`."""
         return self._labels.copy()
+
+    def questions(self) -> dict[str, np.ndarray]:
+        """Every task's classes, whichever `task` is."""
+        return truths(self, range(len(self)))
+
+    def class_names(self, question: str) -> list[str]:
+        return class_names(question, self._set.max_objects)
+
+    def fingerprint(self, index: int) -> bytes:
+        """From the address, without rendering."""
+        what = self._set
+        address = f"scenes-v{VERSION} {what.size} {what.seed} {what.max_objects} {what.scale:g} {self._known(index)}"
+        return hashlib.blake2b(address.encode(), digest_size=16).digest()
+
+    dense_names = ("depth", "mask")
+
+    def dense(self, index: int) -> dict[str, np.ndarray]:
+        """`depth`: world units along the ray; `mask`: 0 ground and sky, then 1 + position in SHAPES."""
+        truth = self.truth(index)
+        number = np.array([0, *(1 + SHAPES.index(solid.shape) for solid in truth.objects)], np.uint8)
+        return {"depth": truth.depth, "mask": number[truth.instances]}
 
     @cached_property
     def _labels(self) -> np.ndarray:

@@ -1,0 +1,71 @@
+"""A source as evaluation sees it: images by position, the questions that are asked of them, and what they are.
+
+Paper appendix A.2 evaluates on labelled sets; a set of scenes has several labels an image, hence "questions".
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openjepa.data.source import Source, open_source
+from openjepa.data.views import nearest_crop
+from openjepa.errors import DataError, sentence
+
+FEWEST = 10
+"""Images below which no figure means anything."""
+
+
+class ImageSet:
+    """Images of a source with the answers to each question. DataError for a stream or a handful of images."""
+
+    def __init__(self, spec: str | Source, role: str) -> None:
+        """`role`: "data" or "test", for messages."""
+        self.source = open_source(spec) if isinstance(spec, str) else spec
+        self.spec, self.role = spec if isinstance(spec, str) else self.source.identity, role
+        if self.source.is_sequential:
+            rule = "is a stream; evaluation reads images by position"
+            raise DataError(sentence(role, self.spec, rule, "Leave out streaming."))
+        if len(self.source) < FEWEST:
+            raise DataError(sentence(role, self.spec, f"has {len(self.source)} images; {FEWEST} are needed"))
+        self._dense: dict[tuple[str, tuple[int, int], int], Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def identity(self) -> str:
+        """Short and stable."""
+        return self.source.identity
+
+    @cached_property
+    def answers(self) -> dict[str, Tensor]:
+        """(N,) int64 classes by question, -1 where there is no answer; empty for a set without labels."""
+        return {name: torch.from_numpy(labels) for name, labels in self.source.questions().items()}
+
+    @cached_property
+    def fingerprints(self) -> np.ndarray:
+        """(N, 16) uint8: equal for images of equal content."""
+        found = [np.frombuffer(self.source.fingerprint(index), np.uint8) for index in range(len(self))]
+        return np.stack(found)
+
+    def has_dense(self, name: str) -> bool:
+        """Whether every image comes with a map of this name ("depth" or "mask")."""
+        return name in self.source.dense_names
+
+    def dense(self, name: str, size: tuple[int, int], count: int) -> Tensor:
+        """(count, *size): maps of the first images, cropped as the images are."""
+        key = (name, size, count)
+        if key not in self._dense:
+            maps = [nearest_crop(self.source.dense(index)[name], size) for index in range(count)]
+            self._dense[key] = torch.from_numpy(np.stack(maps))
+        return self._dense[key]
+
+
+def overlap(one: ImageSet, other: ImageSet) -> int:
+    """How many images of `other` are in `one` as well, by content."""
+    seen = {row.tobytes() for row in one.fingerprints}
+    return sum(row.tobytes() in seen for row in other.fingerprints)

@@ -1,0 +1,52 @@
+"""Nearest neighbours: what features say with no training at all (DINO's protocol; not in the paper)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from openjepa.errors import ConfigError, sentence
+from openjepa.evaluation.task import ClassTask, Row, Score
+from openjepa.measure.bootstrap import accuracy_interval
+from openjepa.measure.knn import TEMPERATURE, K, knn_predict
+from openjepa.measure.split import hold_out
+
+
+@dataclass(frozen=True)
+class KNN(ClassTask):
+    """Weighted k nearest neighbours by cosine similarity, exact."""
+
+    name = "knn"
+    about = "k nearest neighbours on average-pooled features"
+
+    k: tuple[int, ...] = (K,)
+    """Neighbours; of several the best on a held-out fifth of train."""
+    temperature: float = TEMPERATURE
+    """Similarity that multiplies a vote by e."""
+
+    def measure(self, row: Row, question: str) -> Score:
+        num_classes = row.num_classes(question)
+        bank, answers, queries, truth = row.labelled(question)
+        if not self.k or max(self.k) > len(bank):
+            remedy = f"Try --knn.k {max(1, min(20, len(bank)))}."
+            raise ConfigError(
+                sentence("knn.k", self.k, f"must be 1 to the {len(bank)} labelled images of train", remedy)
+            )
+        k, chosen = self.k[0], f"k = {self.k[0]}, given"
+        if len(self.k) > 1:
+            k, held_out = self._choose(bank, answers, num_classes, row.seed)
+            chosen = f"k = {k} of {self.k}, by {100 * held_out:.1f} % on a held-out fifth of train"
+        correct = knn_predict(bank, answers, queries, num_classes, k, self.temperature) == truth
+        low, high = accuracy_interval(correct, row.seed)
+        return Score("accuracy", float(correct.double().mean()), low, high, chosen, layers=1)
+
+    def _choose(self, bank: Tensor, answers: Tensor, num_classes: int, seed: int) -> tuple[int, float]:
+        held_out, kept = hold_out(answers, seed)
+        scores = {}
+        for k in self.k:
+            few = min(k, len(kept))
+            guess = knn_predict(bank[kept], answers[kept], bank[held_out], num_classes, few, self.temperature)
+            scores[k] = float((guess == answers[held_out]).double().mean())
+        best = max(self.k, key=lambda k: scores[k])
+        return best, scores[best]

@@ -1,0 +1,106 @@
+"""Dense semantics: a linear classifier on patch tokens, its answers enlarged to pixels (mean IoU).
+
+Not in the paper; the usual protocol for frozen tokens (DINOv2, section 7.4), without a tuned head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from openjepa.errors import DataError, sentence
+from openjepa.evaluation.sets import ImageSet
+from openjepa.evaluation.task import DenseTask, Row, Score, permuted, split_images
+from openjepa.measure.bootstrap import interval
+from openjepa.measure.logistic import fit_logistic
+
+IGNORED = 255
+
+
+@dataclass(frozen=True)
+class Segmentation(DenseTask):
+    """Logistic regression on the commonest class of each patch; logits are interpolated to pixels."""
+
+    name = "segmentation"
+    about = "class of every pixel from patch tokens: mean intersection over union"
+    needs = "mask"
+
+    most_train: int = 1000
+    """Training images, at most."""
+    most_test: int = 1000
+    """Test images, at most."""
+    strengths: tuple[float, ...] = (100.0, 1.0)
+    """L2 strengths; the better on a held-out fifth of the training images."""
+
+    def measure(self, row: Row, question: str) -> Score:
+        tokens, masks = row.tokens(row.train, self.most_train), self._masks(row, row.train, self.most_train)
+        named = masks[masks != IGNORED]
+        num_classes = int(named.max()) + 1 if len(named) else 0
+        if len(named.unique()) < 2:
+            raise DataError(sentence(row.train.role, row.train.spec, "its masks show fewer than two classes"))
+        held_out, kept = split_images(len(tokens), permuted(len(tokens), row.seed))
+        scores = {}
+        for l2 in self.strengths:
+            counts = confusion(self._fit(tokens[kept], masks[kept], num_classes, l2), tokens[held_out], masks[held_out])
+            scores[l2] = float(mean_iou(counts.sum(dim=0, keepdim=True)))
+        best = max(self.strengths, key=lambda l2: scores[l2])
+        head = self._fit(tokens, masks, num_classes, best)
+        test_tokens, test_masks = row.tokens(row.test, self.most_test), self._masks(row, row.test, self.most_test)
+        counts = confusion(head, test_tokens, test_masks)
+        low, high = interval(counts, mean_iou, row.seed)
+        value = float(mean_iou(counts.sum(dim=0, keepdim=True)))
+        chosen = f"L2 {best:g} of {self.strengths}, by {100 * scores[best]:.1f} % on a held-out fifth of train"
+        return Score("mean IoU", value, low, high, chosen, 1, "none: a head on every patch token")
+
+    def _masks(self, row: Row, images: ImageSet, most: int) -> Tensor:
+        return images.dense(self.needs, row.encoder.image_size, min(len(images), most)).long()
+
+    def _fit(self, tokens: Tensor, masks: Tensor, num_classes: int, l2: float) -> tuple[Tensor, Tensor]:
+        """Weights (C, D) and biases (C,) float32 of raw tokens; a class that no patch is mostly made of scores low."""
+        labels = commonest(masks, tokens.shape[1], num_classes)
+        keep = labels >= 0
+        head = fit_logistic(tokens[keep], labels[keep], num_classes, l2)
+        weight = head.weight / head.std
+        bias = (head.bias - weight @ head.mean).clamp(min=-1e4)  # finite, or interpolation would give NaN
+        return weight.float(), bias.float()
+
+
+def side(num_pixels: int, num_patches: int) -> int:
+    """Side of a square patch, in pixels."""
+    return round((num_pixels / num_patches) ** 0.5)
+
+
+def commonest(masks: Tensor, num_patches: int, num_classes: int) -> Tensor:
+    """(n, H, W) class numbers to the commonest of each patch (n, P), -1 where all is to be ignored."""
+    patch = side(masks.shape[1] * masks.shape[2], num_patches)
+    hot = F.one_hot(masks.clamp(max=num_classes), num_classes + 1)[..., :num_classes].permute(0, 3, 1, 2).float()
+    shares = F.avg_pool2d(hot, patch).flatten(2)
+    return shares.argmax(dim=1).where(shares.sum(dim=1) > 0, -1)
+
+
+def confusion(head: tuple[Tensor, Tensor], tokens: Tensor, masks: Tensor) -> Tensor:
+    """(n, C * C): pixels of each image by true and guessed class."""
+    weight, bias = head
+    num_classes, (height, width) = len(bias), masks.shape[1:]
+    patch = side(height * width, tokens.shape[1])
+    counts = []
+    for some, truth in zip(tokens.split(64), masks.split(64), strict=True):
+        logits = (some @ weight.T + bias).transpose(1, 2).unflatten(2, (height // patch, width // patch))
+        guess = F.interpolate(logits, (height, width), mode="bilinear").argmax(dim=1)
+        for one, true in zip(guess, truth, strict=True):
+            asked = true < num_classes
+            pairs = true[asked] * num_classes + one[asked]
+            counts.append(torch.bincount(pairs, minlength=num_classes**2).double())
+    return torch.stack(counts)
+
+
+def mean_iou(counts: Tensor) -> Tensor:
+    """(R, C * C) to (R,): the mean over classes that show, in truth or in guess."""
+    num_classes = round(counts.shape[1] ** 0.5)
+    table = counts.double().unflatten(1, (num_classes, num_classes))
+    hit = table.diagonal(dim1=1, dim2=2)
+    union = table.sum(dim=1) + table.sum(dim=2) - hit
+    return torch.nan_to_num(hit / union).sum(dim=1) / (union > 0).sum(dim=1)

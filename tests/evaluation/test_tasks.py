@@ -1,0 +1,200 @@
+"""What every task promises, and what each of them measures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from openjepa.errors import ConfigError, DataError
+from openjepa.evaluation.sets import ImageSet
+from openjepa.evaluation.task import Row, Task, known, pick
+from openjepa.evaluation.tasks import depth, segmentation
+from openjepa.evaluation.tasks.few_shot import FewShot
+from openjepa.evaluation.tasks.knn import KNN
+from openjepa.evaluation.tasks.linear import Linear
+
+QUICK: dict[str, Task] = {"linear": Linear(layers=(1, 2), strengths=(100.0, 1.0)), "few_shot": FewShot(shots="10%")}
+
+
+def made(name: str) -> Task:
+    return QUICK.get(name, known()[name]())
+
+
+# ------------------------------------------------------------------------------------------ the contract
+
+
+@pytest.mark.parametrize("name", known())
+def test_a_figure_lies_in_its_interval_and_says_what_was_chosen(name: str, row: Row) -> None:
+    task = made(name)
+    questions = task.questions(row.train, row.test)
+    assert questions
+    score = task.measure(row, questions[0])
+    assert math.isfinite(score.value)
+    assert score.low <= score.value <= score.high
+    assert score.low < score.high
+    assert len(score.chosen) > 5
+    assert score.layers >= 1
+    assert task.about
+    assert task.measure(row, questions[0]) == score
+
+
+@pytest.mark.parametrize("name", known())
+def test_nothing_of_the_test_set_reaches_a_choice(name: str, row: Row) -> None:
+    task = made(name)
+    if name == "knn":
+        task = KNN(k=(1, 5, 20))
+    question = task.questions(row.train, row.test)[0]
+    honest = task.measure(row, question)
+    test = ImageSet(row.test.source, "test")
+    for name_of_answers, answers in test.answers.items():
+        test.answers[name_of_answers] = answers.flip(0)
+    for map_name in ("depth", "mask"):
+        original = row.test.dense(map_name, row.encoder.image_size, len(test))
+        key = (map_name, row.encoder.image_size, len(test))
+        test._dense[key] = original.flip(0)
+    false = task.measure(replace(row, test=test), question)
+    assert false.chosen == honest.chosen
+    assert false.value != honest.value
+
+
+@pytest.mark.parametrize("name", known())
+def test_sets_without_answers_are_not_asked(name: str, row: Row, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number in range(12):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    plain = ImageSet(str(tmp_path), "data")
+    assert made(name).questions(plain, row.test) == []
+
+
+def test_names_are_looked_up() -> None:
+    assert [task.name for task in pick(["linear", "knn"])] == ["linear", "knn"]
+    with pytest.raises(ConfigError, match=r"task 'liner': unknown\. Did you mean 'linear'"):
+        pick(["liner"])
+
+
+# ------------------------------------------------------------------------------------------ neighbours, few labels
+
+
+def test_more_neighbours_than_images(row: Row) -> None:
+    with pytest.raises(ConfigError, match=r"knn\.k = \(151,\): must be 1 to the 150 labelled images.*--knn\.k 20"):
+        KNN(k=(151,)).measure(row, "num_objects")
+
+
+def test_one_class_is_no_question(row: Row) -> None:
+    train = ImageSet(row.train.source, "data")
+    train.answers["num_objects"][:] = 1
+    for task in (KNN(), Linear(), FewShot()):
+        with pytest.raises(DataError, match="shows 1 class for the question 'num_objects'; two are needed"):
+            task.measure(replace(row, train=train), "num_objects")
+
+
+@pytest.mark.parametrize(("shots", "a_class"), [("4", 4), ("10%", 5), ("0.1%", 1)])
+def test_draws_are_balanced_and_differ(row: Row, shots: str, a_class: int) -> None:
+    labels = row.train.answers["num_objects"]
+    draws = FewShot(shots=shots)._drawn(labels, row)
+    assert len(draws) == 3
+    for draw in draws:
+        assert torch.bincount(labels[draw]).tolist() == [a_class] * 3
+        assert len(draw.unique()) == len(draw)
+    assert not torch.equal(draws[0], draws[1])
+    again = FewShot(shots=shots)._drawn(labels, row)
+    assert all(torch.equal(one, other) for one, other in zip(draws, again, strict=True))
+
+
+@pytest.mark.parametrize("shots", ["many", "-1", "0%", "50", "100%"])
+def test_shots_that_cannot_be_had(row: Row, shots: str) -> None:
+    with pytest.raises(ConfigError, match=r"few_shot\.shots = "):
+        FewShot(shots=shots).measure(row, "num_objects")
+
+
+def test_a_list_names_the_images(row: Row, tmp_path: Path) -> None:
+    names = tmp_path / "list.txt"
+    names.write_text("\n".join(f"{index:06d}" for index in range(40)) + "\n")
+    score = FewShot(list_file=names).measure(row, "num_objects")
+    assert "40 labels listed in" in score.chosen
+    assert score.spread is None
+    names.write_text("000001\n999999\n")
+    with pytest.raises(DataError, match="names 1 images that train does not have: 999999"):
+        FewShot(list_file=names).measure(row, "num_objects")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        FewShot(list_file=tmp_path / "none").measure(row, "num_objects")
+
+
+# ------------------------------------------------------------------------------------------ dense
+
+
+def test_intersection_over_union_pixel_by_pixel() -> None:
+    rng = np.random.default_rng(0)
+    truth, guess = rng.integers(0, 3, (2, 5, 8, 8))
+    truth[0, 0, 0] = segmentation.IGNORED
+    counts = torch.stack([
+        torch.tensor([3 * t + g for t, g in zip(a.ravel(), b.ravel(), strict=True) if t < 3]).bincount(minlength=9)
+        for a, b in zip(truth, guess, strict=True)
+    ])  # fmt: skip
+    expected = []
+    for label in range(3):
+        asked = truth != segmentation.IGNORED
+        hit = ((truth == label) & (guess == label) & asked).sum()
+        expected.append(hit / (((truth == label) | (guess == label)) & asked).sum())
+    found = segmentation.mean_iou(counts.sum(dim=0, keepdim=True))
+    assert float(found) == pytest.approx(np.mean(expected))
+
+
+def test_tokens_that_say_the_class_segment_without_error() -> None:
+    masks = torch.zeros(6, 16, 16, dtype=torch.long)
+    for number in range(6):
+        masks[number, 4 * (number % 4) :, 4:8] = 1 + number % 2
+    labels = segmentation.commonest(masks, 16, 3)
+    assert labels.shape == (6, 16)
+    weight, bias = 20 * torch.eye(3), torch.zeros(3)
+    tokens = torch.nn.functional.one_hot(labels, 3).float()
+    counts = segmentation.confusion((weight, bias), tokens, masks).sum(dim=0).reshape(3, 3)
+    assert counts.sum() == 6 * 256
+    assert counts.diagonal().sum() / counts.sum() > 0.9  # interpolation blurs the borders alone
+
+
+def test_ignored_pixels_count_nowhere() -> None:
+    masks = torch.full((1, 8, 8), segmentation.IGNORED)
+    masks[0, :4, :4] = 1
+    assert segmentation.commonest(masks, 4, 2).tolist() == [[1, -1, -1, -1]]
+    counts = segmentation.confusion((torch.zeros(2, 3), torch.tensor([0.0, 1.0])), torch.zeros(1, 4, 3), masks)
+    assert counts.tolist() == [[0, 0, 0, 16]]
+
+
+def test_depth_errors_pixel_by_pixel() -> None:
+    rng = np.random.default_rng(1)
+    truth, guess = rng.uniform(2, 9, (2, 4, 5, 6))
+    valid = rng.random((4, 5, 6)) < 0.8
+    stats = depth.per_image(
+        torch.from_numpy(guess).log().reshape(20, 6), torch.from_numpy(truth).log(), torch.from_numpy(valid)
+    )
+    for image in range(4):
+        pairs = [(g, t) for g, t, v in zip(guess[image].flat, truth[image].flat, valid[image].flat, strict=True) if v]
+        assert stats[image, 0] == pytest.approx(sum((g - t) ** 2 for g, t in pairs))
+        assert stats[image, 1] == len(pairs)
+        assert stats[image, 2] == sum(max(g / t, t / g) < 1.25 for g, t in pairs)
+    expected = math.sqrt(((guess - truth)[valid] ** 2).mean())
+    assert float(depth.rmse(stats.sum(dim=0, keepdim=True))) == pytest.approx(expected)
+
+
+def test_tokens_tell_depth_better_than_its_mean(row: Row) -> None:
+    score = depth.Depth().measure(row, "depth")
+    assert score.value < score.more["rmse_of_the_mean"]
+    assert score.more["delta_1.25"] > score.more["delta_1.25_of_the_mean"]
+    assert 0.2 < score.more["rmse_of_the_mean"] < 20
+
+
+def test_dense_maps_are_those_of_the_scene(row: Row) -> None:
+    scene = row.test.source.scene(3)  # type: ignore[attr-defined]
+    maps = row.test.source.dense(3)
+    assert np.array_equal(maps["depth"], scene.depth)
+    for number, solid in enumerate(scene.objects, start=1):
+        where = scene.instances == number
+        assert (maps["mask"][where] == 1 + ("sphere", "cube", "cylinder").index(solid.shape)).all()
+    assert (maps["mask"][scene.instances == 0] == 0).all()
