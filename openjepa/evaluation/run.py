@@ -89,8 +89,8 @@ def evaluate(
 
     `data`, `test`: a labelled set each, or several in pairs, as `--data` takes them; without `test` one image in
     five is held out, drawn by `seed`. `tasks`: names, by default all that the data has answers for; `settings`: tasks
-    with settings of their own. `cache`: None keeps no features. `out` gets results.json. Raises ConfigError, DataError; a
-    task that cannot be measured on a set is an entry with its `error`.
+    with settings of their own. `cache`: None keeps no features. `out` gets results.json. Raises ConfigError,
+    DataError; a task that cannot be measured on a set is an entry with its `error`.
     """
     started = time.perf_counter()
     target = None if out is None else _made(Path(out))

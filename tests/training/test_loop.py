@@ -223,9 +223,10 @@ def test_an_image_that_failed_the_first_look_is_listed(tiny: Recipe, images: Pat
 def test_no_worker_outlives_an_error_that_is_kept(
     tiny: Recipe, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = set(multiprocessing.active_children())  # other tests may have left some to the garbage collector
     poison(monkeypatch, set(range(2, 12)))
     recipe = replace(tiny, watch=replace(tiny.watch, max_skipped=5), speed=replace(tiny.speed, workers=2))
     with pytest.raises(TrainingError) as kept:
         pretrain(recipe, str(images), tmp_path / "run", is_quiet=True)
     assert kept.value.__traceback__ is not None
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= before
