@@ -17,11 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from openjepa import recipes
-from openjepa.data.scenes import Scenes, truths
-from openjepa.evaluation.frozen import Labelled, compare
+from openjepa.data.scenes import Scenes
+from openjepa.evaluation.run import evaluate
+from openjepa.evaluation.task import Task
+from openjepa.evaluation.tasks.linear import Linear
 from openjepa.training.recipe import Length
 from openjepa.training.run import pretrain
-from openjepa.visual.demo import draw
+from openjepa.visual.demo import COLUMNS, draw
 
 RECIPE = "ijepa_scenes_demo"
 NUM_PRETRAIN, NUM_TRAIN, NUM_TEST = 8_000, 5_000, 5_000
@@ -34,6 +36,9 @@ QUESTIONS = {
 }
 
 
+ROWS = {"raw pixels": "raw pixels", "untrained": "untrained encoder", "encoder": "I-JEPA"}
+
+
 @dataclass(frozen=True)
 class DemoResult:
     """Accuracy (0..1) by row and task, a list entry a seed."""
@@ -42,13 +47,9 @@ class DemoResult:
     seconds: float
 
 
-def labelled(num_images: int, seed: int, cache: Path) -> Labelled:
-    """Scenes with the classes of every task."""
-    source = Scenes(num_images, (SIZE, SIZE), seed, MAX_OBJECTS, SCALE, cache=cache, workers=os.cpu_count() or 1)
-    indices = range(num_images)
-    images = np.stack([np.asarray(source[index].image) for index in indices]).transpose(0, 3, 1, 2)
-    labels = {task: torch.from_numpy(classes) for task, classes in truths(source, indices).items()}
-    return Labelled(torch.from_numpy(np.ascontiguousarray(images)), {task: labels[task] for task in QUESTIONS})
+def scenes(num_images: int, seed: int, cache: Path) -> Scenes:
+    """Rendered once into `cache`."""
+    return Scenes(num_images, (SIZE, SIZE), seed, MAX_OBJECTS, SCALE, cache=cache, workers=os.cpu_count() or 1)
 
 
 def run(out: Path, minutes: float | None, num_seeds: int) -> DemoResult:
@@ -60,7 +61,9 @@ def run(out: Path, minutes: float | None, num_seeds: int) -> DemoResult:
         f"scenes?num_images={NUM_PRETRAIN}&size={SIZE}&seed={PRETRAIN_SEED}&max_objects={MAX_OBJECTS}"
         f"&scale={SCALE}&cache={cache}&workers={os.cpu_count() or 1}"
     )
-    train, test = labelled(NUM_TRAIN, TRAIN_SEED, cache), labelled(NUM_TEST, TEST_SEED, cache)
+    train, test = scenes(NUM_TRAIN, TRAIN_SEED, cache), scenes(NUM_TEST, TEST_SEED, cache)
+    shown = np.stack([np.asarray(test[index].image) for index in range(COLUMNS)]).transpose(0, 3, 1, 2)
+    probe: Task = Linear(layers=(1,))
     rows: dict[str, dict[str, list[float]]] = {}
     for seed in range(num_seeds):
         recipe = replace(recipes.get(RECIPE), seed=seed)
@@ -72,20 +75,23 @@ def run(out: Path, minutes: float | None, num_seeds: int) -> DemoResult:
         if not result.is_finished:
             console.print("stopped; the same command goes on from there")
             raise SystemExit(1)
-        before = result.encoder.untrained(seed)
         console.print("probing frozen features ...")
-        scores = compare({"untrained encoder": before, "I-JEPA": result.encoder}, train, test, seed)
-        for row, tasks in scores.items():
-            for task, accuracy in tasks.items():
-                rows.setdefault(row, {}).setdefault(task, []).append(accuracy)
+        scores = evaluate(
+            result.encoder, train, test, tasks=[probe.name], settings={probe.name: probe}, seed=seed, cache=None
+        )
+        for row, label in ROWS.items():
+            for question in QUESTIONS:
+                accuracy = scores.score(probe.name, question, row).value
+                rows.setdefault(label, {}).setdefault(question, []).append(accuracy)
         if seed == 0:
-            draw(out / "demo.png", test.images, before, result.encoder, recipe.method, result.history)
+            before = result.encoder.untrained(seed)
+            draw(out / "demo.png", torch.from_numpy(shown), before, result.encoder, recipe.method, result.history)
     found = DemoResult(rows, time.perf_counter() - started)
     report(console, found, test, out)
     return found
 
 
-def report(console: Console, found: DemoResult, test: Labelled, out: Path) -> None:
+def report(console: Console, found: DemoResult, test: Scenes, out: Path) -> None:
     """The table, on the terminal and in demo.json."""
     seeds = len(next(iter(next(iter(found.rows.values())).values())))
     spread = f", mean +- standard deviation of {seeds} seeds" if seeds > 1 else ""
@@ -96,7 +102,8 @@ def report(console: Console, found: DemoResult, test: Labelled, out: Path) -> No
         table.add_column(question, justify="right")
     for row, tasks in found.rows.items():
         table.add_row(row, *(_cell(tasks[task]) for task in QUESTIONS))
-    chance = (float(test.labels[task].bincount().max() / NUM_TEST) for task in QUESTIONS)
+    answers = test.questions()
+    chance = (float(np.bincount(answers[question]).max() / len(test)) for question in QUESTIONS)
     table.add_row("always the commonest class", *(f"{100 * share:.1f}" for share in chance))
     console.print(table)
     console.print(f"{found.seconds:.0f} s in all; pictures in {out / 'demo.png'}, numbers in {out / 'demo.json'}")

@@ -103,6 +103,8 @@ def evaluate(
         folder = None if cache is None else Path(os.path.expanduser(cache))
         extractor = Extractor(folder, pick_device(device), num_workers(workers), progress)
         for train, held_out in pairs:
+            for images in (train, held_out):
+                images.look(progress)
             _describe(found, train, held_out)
             asked = {task: task.questions(train, held_out) for task in chosen}
             _complain(asked, train, held_out, is_named=tasks is not None)

@@ -5,10 +5,12 @@ Paper appendix A.2 evaluates on labelled sets; a set of scenes has several label
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
 import torch
+from rich.progress import Progress
 from torch import Tensor
 
 from openjepa.data.source import Source, open_source
@@ -48,9 +50,20 @@ class ImageSet:
 
     @cached_property
     def fingerprints(self) -> np.ndarray:
-        """(N, 16) uint8: equal for images of equal content."""
-        found = [np.frombuffer(self.source.fingerprint(index), np.uint8) for index in range(len(self))]
-        return np.stack(found)
+        """(N, 16) uint8: equal for images of equal content. Every image is read, and none decoded."""
+        return self._look(range(len(self)))
+
+    def look(self, progress: Progress) -> None:
+        """Read `fingerprints` now, with a bar: a large set takes minutes."""
+        line = progress.add_task(f"reading {self.spec}", total=len(self))
+        self.fingerprints = self._look(progress.track(range(len(self)), task_id=line))
+        progress.remove_task(line)
+
+    def _look(self, indices: Iterable[int]) -> np.ndarray:
+        found = np.empty((len(self), 16), np.uint8)
+        for index in indices:
+            found[index] = np.frombuffer(self.source.fingerprint(index), np.uint8)
+        return found
 
     def has_dense(self, name: str) -> bool:
         """Whether every image comes with a map of this name ("depth" or "mask")."""
