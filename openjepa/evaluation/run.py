@@ -97,7 +97,11 @@ def evaluate(
     chosen = pick(list(known() if tasks is None else tasks), settings)
     pairs = _pairs(data, test, seed)
     found = Evaluation(encoder=name or type(encoder).__name__)
-    found.settings = {"seed": seed, "tasks": {task.name: to_dict(task) for task in chosen}}
+    found.settings = {
+        "seed": seed,
+        "tasks": {task.name: to_dict(task) for task in chosen},
+        "encoder": identity(encoder),
+    }
     rows = _rows(encoder, seed, found)
     with Progress(console=Console(stderr=True), transient=True, disable=is_quiet) as progress, torch.no_grad():
         folder = None if cache is None else Path(os.path.expanduser(cache))
@@ -116,6 +120,15 @@ def evaluate(
     if target is not None:
         (target / RESULTS).write_text(json.dumps(found.document(), indent=1) + "\n")
     return found
+
+
+def identity(encoder: Encoder) -> dict[str, Any]:
+    """What tells this encoder from others: its kind, its weights, what it takes and gives."""
+    return {
+        "kind": type(encoder).__name__, "fingerprint": encoder.fingerprint(), "image_size": list(encoder.image_size),
+        "width": encoder.width, "depth": encoder.depth, "mean": encoder.mean.flatten().tolist(),
+        "std": encoder.std.flatten().tolist(),
+    }  # fmt: skip
 
 
 def _rows(encoder: Encoder, seed: int, found: Evaluation) -> dict[str, Encoder]:

@@ -38,6 +38,7 @@ def test_every_figure_has_its_controls(encoder: ViT, folder: Path, tmp_path: Pat
     assert document["sets"][0]["questions"]["class"] == {"classes": 2, "train": 48, "test": 12}
     assert document["settings"]["tasks"]["knn"]["k"] == [20]
     assert document["seconds"] > 0
+    assert document["settings"]["encoder"]["fingerprint"] == encoder.fingerprint()
 
 
 def test_scenes_are_asked_everything(encoder: ViT) -> None:
