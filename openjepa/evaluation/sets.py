@@ -46,7 +46,7 @@ class ImageSet:
     @cached_property
     def answers(self) -> dict[str, Tensor]:
         """(N,) int64 classes by question, -1 where there is no answer; empty for a set without labels."""
-        return {name: torch.from_numpy(labels) for name, labels in self.source.questions().items()}
+        return {name: torch.tensor(labels) for name, labels in self.source.questions().items()}
 
     @cached_property
     def fingerprints(self) -> np.ndarray:

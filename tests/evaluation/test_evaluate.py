@@ -174,3 +174,17 @@ def test_the_command_line_and_the_python_call(
     assert len(document["sets"]) == 2
     found = openjepa.evaluate(tmp_path / "encoder", str(folder), tasks=["knn"], cache=None, workers=0)
     assert 0 <= found.score("knn", row="untrained").value <= 1
+
+
+def test_parquet_files_with_a_label_column(encoder: ViT, folder: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted(folder.glob("*/*.png"))
+    images = [{"bytes": path.read_bytes(), "path": None} for path in files]
+    table = pa.table({"image": images, "label": [int(path.parent.name == "light") for path in files]})
+    pq.write_table(table, tmp_path / "all.parquet")
+    found = evaluate(encoder, str(tmp_path / "all.parquet"), tasks=["knn", "linear"], cache=None, workers=0)
+    assert found.score("linear").value > 0.8
+    same = evaluate(encoder, str(folder), tasks=["knn"], cache=None, workers=0)
+    assert found.score("knn").value == same.score("knn").value
