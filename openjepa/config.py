@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 from openjepa.errors import ConfigError, nearest, sentence
@@ -17,6 +18,8 @@ KIND = "kind"  # names the class of a field that may hold one of several
 
 def to_dict(config: Any) -> Any:
     """A dataclass to plain JSON values; a field of a union of dataclasses also records its `kind`."""
+    if isinstance(config, PurePath):
+        return str(config)
     if not dataclasses.is_dataclass(config):
         return list(config) if isinstance(config, tuple) else config
     hints = typing.get_type_hints(type(config))

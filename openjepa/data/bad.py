@@ -37,6 +37,11 @@ class BadImages:
         self._listed: set[str] = set()
         self._place = 0  # how far into the file the names are in `_listed`
 
+    @property
+    def num_listed(self) -> int:
+        """Different images that could not be used, as far as this process has seen."""
+        return len(self._listed - {"name"})
+
     def add(self, loaded: Loaded) -> None:
         """Take note of what happened while a batch was made. DataError when too many are bad."""
         self.num_read += loaded.num_read

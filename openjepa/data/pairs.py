@@ -10,7 +10,7 @@ import os
 from pathlib import PurePath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from openjepa.data.folder import Folder, list_files
 from openjepa.data.source import SUFFIXES, Item, Source
@@ -31,7 +31,7 @@ class Pairs(Source):
 
     def __init__(self, images: str, masks: str) -> None:
         found = {role: list_files(root, suffixes)[0] for role, root, suffixes in (
-            ("images", images, SUFFIXES), ("masks", masks, MASK_SUFFIXES),
+            ("images", images, tuple(s for s in SUFFIXES if s != ".npy")), ("masks", masks, MASK_SUFFIXES),
         )}  # fmt: skip
         if not found["images"]:
             raise DataError(sentence("images", images, "no image in this folder", _REMEDY))
@@ -62,7 +62,7 @@ class Pairs(Source):
             with Image.open(path) as file:
                 mask = np.asarray(file)
             with Image.open(io.BytesIO(_bytes(self._images[index]))) as image:
-                size = image.size[::-1]
+                size = ImageOps.exif_transpose(image).size[::-1]  # images are decoded upright: so must masks be
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise DataError(sentence("mask", path, f"cannot be read: {error}")) from None
         if mask.ndim != 2 or mask.shape != size:

@@ -22,7 +22,8 @@ from openjepa.errors import DataError, sentence
 
 FORMS = (
     "--data takes a folder of images, .parquet files (or a folder of them), WebDataset .tar files "
-    "('shard-{000..012}.tar'), 'hf://name', 'scenes' or 'clevr?root=/path/to/CLEVR_v1.0'"
+    "('shard-{000..012}.tar'), 'hf://name', 'scenes', "
+    "'clevr?root=/path/to/CLEVR_v1.0' or 'masks?images=FOLDER&masks=FOLDER'"
 )
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"),

@@ -40,7 +40,7 @@ class Pooled:
     """Position to (name, reason) of images that could not be read; their features are zero."""
 
     def concatenated(self, num_layers: int) -> Tensor:
-        """(N, num_layers * D) float32 of the last layers; as many as there are, if there are fewer."""
+        """(N, num_layers * D) float32 of the last layers, from 1; as many as there are, if there are fewer."""
         chosen = np.ascontiguousarray(self.layers[:, -num_layers:])
         return torch.from_numpy(chosen).flatten(1)
 
@@ -106,7 +106,6 @@ class Extractor:
     @torch.no_grad()
     def _compute(self, encoder: Encoder, images: ImageSet, name: str, path: Path | None) -> Pooled:
         num_layers = min(MOST_LAYERS, encoder.depth)
-        encoder.to(self.device)
         task = None
         if self.progress is not None:
             task = self.progress.add_task(f"{name}: features of {images.spec}", total=len(images))

@@ -20,11 +20,11 @@ from rich.progress import Progress
 from openjepa.config import to_dict
 from openjepa.data.loader import num_workers
 from openjepa.data.part import split
-from openjepa.data.source import Source, open_source
+from openjepa.data.source import Source
 from openjepa.distributed import pick_device
 from openjepa.errors import ConfigError, DataError, OpenJepaError, sentence
 from openjepa.evaluation.features import Extractor
-from openjepa.evaluation.sets import ImageSet, overlap
+from openjepa.evaluation.sets import ImageSet, number_alike, overlap
 from openjepa.evaluation.task import Row, Score, Task, known, pick
 from openjepa.vision.controls import RawPixels
 from openjepa.vision.encoder import Encoder
@@ -38,6 +38,7 @@ class Figure:
     """A score and where it belongs; or why there is none."""
 
     data: str
+    test: str
     row: str
     task: str
     question: str
@@ -102,20 +103,14 @@ def evaluate(
         "tasks": {task.name: to_dict(task) for task in chosen},
         "encoder": identity(encoder),
     }
-    rows = _rows(encoder, seed, found)
+    was_training = encoder.training
+    rows = {label: each.to(pick_device(device)).eval() for label, each in _rows(encoder.eval(), seed, found).items()}
     with Progress(console=Console(stderr=True), transient=True, disable=is_quiet) as progress, torch.no_grad():
         folder = None if cache is None else Path(os.path.expanduser(cache))
         extractor = Extractor(folder, pick_device(device), num_workers(workers), progress)
         for train, held_out in pairs:
-            for images in (train, held_out):
-                images.look(progress)
-            _describe(found, train, held_out)
-            asked = {task: task.questions(train, held_out) for task in chosen}
-            _complain(asked, train, held_out, is_named=tasks is not None)
-            for label, each in rows.items():
-                row = Row(label, each, train, held_out, extractor, seed)
-                found.figures += [_measure(task, row, question, progress) for task in asked for question in asked[task]]
-            _warn_of_bad(found, encoder, extractor, train, held_out)
+            _evaluate_pair(found, train, held_out, rows, chosen, extractor, progress, seed, is_named=tasks is not None)
+    encoder.train(was_training)
     found.seconds = time.perf_counter() - started
     if target is not None:
         (target / RESULTS).write_text(json.dumps(found.document(), indent=1) + "\n")
@@ -129,6 +124,29 @@ def identity(encoder: Encoder) -> dict[str, Any]:
         "width": encoder.width, "depth": encoder.depth, "mean": encoder.mean.flatten().tolist(),
         "std": encoder.std.flatten().tolist(),
     }  # fmt: skip
+
+
+def _evaluate_pair(
+    found: Evaluation,
+    train: ImageSet,
+    test: ImageSet,
+    rows: dict[str, Encoder],
+    tasks: list[Task],
+    extractor: Extractor,
+    progress: Progress,
+    seed: int,
+    is_named: bool,
+) -> None:
+    """Every row on every task of one pair of sets."""
+    for images in (train, test):
+        images.look(progress)
+    _describe(found, train, test)
+    asked = {task: task.questions(train, test) for task in tasks}
+    _complain(asked, train, test, is_named)
+    for label, encoder in rows.items():
+        row = Row(label, encoder, train, test, extractor, seed)
+        found.figures += [_measure(task, row, question, progress) for task in asked for question in asked[task]]
+    _warn_of_bad(found, rows["encoder"], extractor, train, test)
 
 
 def _rows(encoder: Encoder, seed: int, found: Evaluation) -> dict[str, Encoder]:
@@ -155,9 +173,13 @@ def _made(path: Path) -> Path:
 def _pairs(data: Any, test: Any, seed: int) -> list[tuple[ImageSet, ImageSet]]:
     trains = [data] if isinstance(data, (str, Source)) else list(data)
     if not test:
-        wholes = [open_source(each) if isinstance(each, str) else each for each in trains]
-        halves = [split(ImageSet(whole, "data").source, seed) for whole in wholes]
-        return [(ImageSet(a, "data"), ImageSet(b, "test")) for a, b in halves]
+        wholes = [ImageSet(each, "data") for each in trains]
+        parts = [split(whole.source, seed) for whole in wholes]
+        named = [(f"{whole.spec} (four fifths)", f"{whole.spec} (one fifth)") for whole in wholes]
+        return [
+            (ImageSet(a, "data", of_a), ImageSet(b, "test", of_b))
+            for (a, b), (of_a, of_b) in zip(parts, named, strict=True)
+        ]
     tests = [test] if isinstance(test, (str, Source)) else list(test)
     if not trains or len(trains) != len(tests):
         rule = f"needs one set for each of --data, which has {len(trains)}"
@@ -180,15 +202,15 @@ def _describe(found: Evaluation, train: ImageSet, test: ImageSet) -> None:
     found.sets.append(about)
     if shared := overlap(train, test):
         found.warnings.append(f"{shared} of {len(test)} test images of {test.spec} are in {train.spec} too, by content")
-    for question in train.answers.keys() & test.answers.keys():
+    named = number_alike(train, test)
+    for question in sorted(named):
         one, other = (images.answers[question] for images in (train, test))
         seen, asked = (set(answers[answers >= 0].tolist()) for answers in (one, other))
         about["questions"][question] = {"classes": len(seen | asked), "train": int((one >= 0).sum()),
                                         "test": int((other >= 0).sum())}  # fmt: skip
         for missing, there, here in ((asked - seen, "test", "train"), (seen - asked, "train", "test")):
             if missing:
-                names = train.source.class_names(question)
-                shown = ", ".join(str(names[c]) if names and c < len(names) else str(c) for c in sorted(missing)[:5])
+                shown = ", ".join(named[question][number] for number in sorted(missing)[:5])
                 found.warnings.append(f"{question}: {len(missing)} classes of {there} are absent from {here}: {shown}")
 
 
@@ -196,7 +218,7 @@ def _complain(asked: dict[Task, list[str]], train: ImageSet, test: ImageSet, is_
     """DataError when nothing can be asked, or when a task that was named cannot."""
     mute = [task.name for task, questions in asked.items() if not questions]
     if len(mute) == len(asked) or (mute and is_named):
-        has = f"{train.spec} has labels for {list(train.answers)}, {test.spec} for {list(test.answers)}"
+        has = "; ".join(f"{images.spec} has {', '.join(images.answers) or 'no labels'}" for images in (train, test))
         rule = f"have no answers for {', '.join(mute)}: {has}"
         remedy = "Give class folders, a label column, a set with maps, or other --tasks."
         raise DataError(sentence("data and test", f"{train.spec}, {test.spec}", rule, remedy))
@@ -205,13 +227,17 @@ def _complain(asked: dict[Task, list[str]], train: ImageSet, test: ImageSet, is_
 def _measure(task: Task, row: Row, question: str, progress: Progress) -> Figure:
     started = time.perf_counter()
     line = progress.add_task(f"{row.name}: {task.name}, {question}", total=None)
+    if not (progress.disable or progress.console.is_terminal):  # a bar shows on terminals only
+        progress.console.print(f"{row.name}: {task.name}, {question} ...", markup=False)
     score, error = None, None
     try:
         score = task.measure(row, question)
     except OpenJepaError as problem:
         error = str(problem)
     progress.remove_task(line)
-    return Figure(row.train.spec, row.name, task.name, question, score, error, time.perf_counter() - started)
+    return Figure(
+        row.train.spec, row.test.spec, row.name, task.name, question, score, error, time.perf_counter() - started
+    )
 
 
 def _warn_of_bad(found: Evaluation, encoder: Encoder, extractor: Extractor, *sets: ImageSet) -> None:

@@ -24,10 +24,10 @@ FEWEST = 10
 class ImageSet:
     """Images of a source with the answers to each question. DataError for a stream or a handful of images."""
 
-    def __init__(self, spec: str | Source, role: str) -> None:
-        """`role`: "data" or "test", for messages."""
+    def __init__(self, spec: str | Source, role: str, name: str = "") -> None:
+        """`role`: "data" or "test", and `name` in place of the spec, for messages."""
         self.source = open_source(spec) if isinstance(spec, str) else spec
-        self.spec, self.role = spec if isinstance(spec, str) else self.source.identity, role
+        self.spec, self.role = name or (spec if isinstance(spec, str) else self.source.identity), role
         if self.source.is_sequential:
             rule = "is a stream; evaluation reads images by position"
             raise DataError(sentence(role, self.spec, rule, "Leave out streaming."))
@@ -76,6 +76,34 @@ class ImageSet:
             maps = [nearest_crop(self.source.dense(index)[name], size) for index in range(count)]
             self._dense[key] = torch.from_numpy(np.stack(maps))
         return self._dense[key]
+
+
+def number_alike(train: ImageSet, test: ImageSet) -> dict[str, list[str]]:
+    """Number the classes of both sets alike, in place: by name where both have names, those of train first.
+
+    Folders and text columns number their own classes, so equal numbers may be different classes, and numbers may be
+    any. Returns the names by question.
+    """
+    named: dict[str, list[str]] = {}
+    for question in train.answers.keys() & test.answers.keys():
+        names = [images.source.class_names(question) for images in (train, test)]
+        keys = []
+        for images, own in zip((train, test), names, strict=True):
+            numbers = [int(number) for number in images.answers[question].unique() if number >= 0]
+            keys.append({number: own[number] if own and all(names) else number for number in numbers})
+        known = list(keys[0].values())
+        known += [key for key in keys[1].values() if key not in known]
+        for images, of_set in zip((train, test), keys, strict=True):
+            old = images.answers[question]
+            new = torch.full_like(old, -1)
+            for number, key in of_set.items():
+                new[old == number] = known.index(key)
+            images.answers[question] = new
+        some = names[0] or names[1]
+        named[question] = [
+            some[key] if isinstance(key, int) and some and key < len(some) else str(key) for key in known
+        ]
+    return named
 
 
 def overlap(one: ImageSet, other: ImageSet) -> int:

@@ -11,27 +11,27 @@ from openjepa.evaluation.task import Score
 
 
 def show(found: Evaluation, console: Console) -> None:
-    """One table a pair of sets, a line a task with what was chosen and on what, then the warnings."""
+    """One table over all sets, then a line a figure with what was chosen and on what, then the warnings."""
     rows = list(dict.fromkeys(figure.row for figure in found.figures))
-    for data in dict.fromkeys(figure.data for figure in found.figures):
-        table = Table(title=escape(f"{found.encoder} on {data}; 95 % intervals over test images"), title_justify="left")
-        table.add_column("task")
-        table.add_column("question")
-        for row in rows:
-            table.add_column(row, justify="right")
-        figures = {(f.task, f.question, f.row): f for f in found.figures if f.data == data}
-        for task, question in dict.fromkeys((t, q) for t, q, _ in figures):
-            cells = [cell(figures.get((task, question, row))) for row in rows]
-            metric = next((f.score.metric for f in figures.values() if f.task == task and f.score), "")
-            table.add_row(f"{task} ({metric})", question, *cells)
-        console.print(table)
-        for figure in figures.values():
-            if figure.row == rows[-1] and figure.score is not None:
-                console.print(escape(f"  {figure.task}, {figure.question}: {figure.score.chosen}"))
-            if figure.error is not None:
-                console.print(
-                    escape(f"  {figure.task}, {figure.question}, {figure.row}: no figure: {figure.error}"), style="red"
-                )
+    pairs = list(dict.fromkeys((figure.data, figure.test) for figure in found.figures))
+    table = Table(title=escape(f"{found.encoder}; 95 % intervals over test images"), title_justify="left")
+    for column in (["test"] if len(pairs) > 1 else []) + ["task", "question"]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_column(row, justify="right")
+    for line in dict.fromkeys((f.data, f.test, f.task, f.question) for f in found.figures):
+        figures = {f.row: f for f in found.figures if (f.data, f.test, f.task, f.question) == line}
+        metric = next((f.score.metric for f in figures.values() if f.score), "")
+        first = [escape(line[1])] if len(pairs) > 1 else []
+        table.add_row(*first, f"{line[2]} ({metric})", line[3], *(cell(figures.get(row)) for row in rows))
+    console.print(table)
+    for figure in found.figures:
+        where = f"  {figure.task}, {figure.question}, {figure.row}"
+        if figure.error is not None:
+            console.print(escape(f"{where}: no figure: {figure.error}"), style="red")
+        elif figure.score is not None and figure.row == rows[-1]:
+            more = "".join(f"; {name} {value:.3f}" for name, value in figure.score.more.items())
+            console.print(escape(f"{where}: {figure.score.chosen}{more}"))
     for warning in found.warnings:
         console.print(escape(f"warning: {warning}"), style="yellow")
 

@@ -35,7 +35,7 @@ class Score:
     """What was chosen (layers, strengths, ...) and on what; never on test images."""
     layers: int
     """Last layers whose features were read, concatenated."""
-    pooling: str = "average of patch tokens"
+    pooling: str
     spread: float | None = None
     """Standard deviation over seeds, where there are several."""
     more: dict[str, float] = field(default_factory=dict)
@@ -55,22 +55,28 @@ class Row:
 
     def labelled(self, question: str, num_layers: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features and answers, (N, L * D), (N,), (Q, L * D), (Q,): of train, then of test; unlabelled and unreadable
-        images left out."""
+        images left out, and test images of classes that train does not have: `graded` counts those as wrong."""
         parts = []
         for images in (self.train, self.test):
             pooled = self.extractor.pooled(self.encoder, images, self.name)
-            keep = usable(images, pooled, question)
+            keep = usable(images, pooled, question) & (images.answers[question] < self.num_classes(question))
             parts += [pooled.concatenated(num_layers)[keep], images.answers[question][keep]]
         return parts[0], parts[1], parts[2], parts[3]
 
+    def graded(self, correct: Tensor, question: str) -> Tensor:
+        """(Q,) shares or truths of `labelled` test images to float64 of all usable ones."""
+        pooled = self.extractor.pooled(self.encoder, self.test, self.name)
+        total = int(usable(self.test, pooled, question).sum())
+        return torch.cat([correct.double(), torch.zeros(total - len(correct), dtype=torch.float64)])
+
     def num_classes(self, question: str) -> int:
-        """Classes of train and test together. DataError unless train shows two of them."""
-        train, test = self.train.answers[question], self.test.answers[question]
+        """Of train. DataError unless it shows two."""
+        train = self.train.answers[question]
         present = train[train >= 0].unique()
         if len(present) < 2:
             rule = f"shows {len(present)} class for the question {question!r}; two are needed"
             raise DataError(sentence(self.train.role, self.train.spec, rule))
-        return int(max(train.max(), test.max())) + 1
+        return int(train.max()) + 1
 
     def tokens(self, images: ImageSet, most: int) -> Tensor:
         """(n, P, D) patch tokens of the last layer of the first n = min(len, most) images of a set."""
@@ -90,6 +96,10 @@ class Task(ABC):
     name: ClassVar[str]
     about: ClassVar[str]
     """One line for `--help` and tables."""
+
+    def mistakes(self) -> list[str]:
+        """Every setting that cannot be used, as sentences."""
+        return []
 
     @abstractmethod
     def questions(self, train: ImageSet, test: ImageSet) -> list[str]:
@@ -136,11 +146,37 @@ def known() -> dict[str, type[Task]]:
 
 def pick(names: list[str], settings: dict[str, Any] | None = None) -> list[Task]:
     """Tasks by name, with settings of their own by name. ConfigError for an unknown one."""
-    wrong = [f"task {name!r}: unknown. {nearest(name, known())}" for name in names if name not in known()]
+    given = settings or {}
+    wrong = [f"task {name!r}: unknown. {nearest(name, known())}" for name in (*names, *given) if name not in known()]
     if wrong:
         raise ConfigError(wrong)
-    given = settings or {}
-    return [given[name] if name in given else known()[name]() for name in names]
+    wrong = [
+        sentence(f"settings of {name}", task, f"must be a {known()[name].__name__}")
+        for name, task in given.items()
+        if type(task) is not known()[name]
+    ]
+    chosen = [given[name] if name in given else known()[name]() for name in names]
+    wrong += [mistake for task in chosen for mistake in task.mistakes()]
+    if wrong:
+        raise ConfigError(wrong)
+    return chosen
+
+
+def at_least_one(what: str, given: tuple[float, ...], low: float = 0.0, high: float = float("inf")) -> list[str]:
+    """A mistake unless there is one or more, each above 0 and between `low` and `high`."""
+    if given and all(0 < x < float("inf") and low <= x <= high for x in given):
+        return []
+    rule = "needs one or more, above 0" if high == float("inf") else f"needs one or more, from {low:g} to {high:g}"
+    return [sentence(what, given, rule)]
+
+
+def patch_side(size: tuple[int, int], num_patches: int) -> int:
+    """Side of a square patch in pixels. DataError when images of `size` are not cut into squares."""
+    side = round((size[0] * size[1] / num_patches) ** 0.5)
+    if side < 1 or (size[0] // side) * (size[1] // side) != num_patches or size[0] % side or size[1] % side:
+        rule = f"{num_patches} tokens are no grid of square patches of it"
+        raise DataError(sentence("image_size", size, rule, "Dense tasks need one token a square patch."))
+    return side
 
 
 def split_images(count: int, order: Tensor) -> tuple[Tensor, Tensor]:

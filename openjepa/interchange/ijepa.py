@@ -51,9 +51,11 @@ def from_tensors(tensors: dict[str, Any], origin: str) -> ViT:
     """An encoder from tensors by their released names: pos_embed, patch_embed.proj, blocks.i, norm."""
     try:
         kernel, positions = tensors["patch_embed.proj.weight"], tensors["pos_embed"]
+        if kernel.ndim != 4 or positions.ndim != 3:
+            raise ValueError("a patch embedding of 4 dimensions and positions of 3")
         depth = 1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks."))
         hidden = len(tensors["blocks.0.mlp.fc1.bias"])
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{origin} holds no encoder of the released layout: {error} is missing") from None
     width, channels, patch, _ = kernel.shape
     sizes = [size for size in SIZES.values() if size[:2] == (width, depth)]

@@ -8,7 +8,8 @@ coordinates in which the curvature at zero weights is the identity, and needs te
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +27,7 @@ _RIDGE = 1e-9  # least share of the mean curvature, so that dependent columns ha
 _GRADIENT_TOLERANCE = 1e-4  # of the summed loss, in nats for a unit step of the search
 _MAX_ITERATIONS = 1000
 _HISTORY = 20
+_SHARED_OUT = 1 << 20  # numbers in the inputs from which on more threads than one pay
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,26 @@ def _minimise(inputs: Tensor, labels: Tensor, l2: float, start: Tensor) -> Tenso
         searched.grad = torch.linalg.solve_triangular(root.T, slope, upper=True, left=False).contiguous()
         return loss
 
+    with _few_threads(inputs):
+        _search(searched, closure)
+    return weights()
+
+
+@contextmanager
+def _few_threads(inputs: Tensor) -> Iterator[None]:
+    """One thread for products too small to share out: where the cores are busy with something else, threads that wait
+    for each other a thousand times over make a fit of seconds last minutes."""
+    before = torch.get_num_threads()
+    if inputs.numel() < _SHARED_OUT:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _search(searched: Tensor, closure: Callable[[], Tensor]) -> None:
+    """L-BFGS from `searched`, in place."""
     torch.optim.LBFGS(
         [searched],
         max_iter=_MAX_ITERATIONS,
@@ -177,4 +199,3 @@ def _minimise(inputs: Tensor, labels: Tensor, l2: float, start: Tensor) -> Tenso
         history_size=_HISTORY,
         line_search_fn="strong_wolfe",
     ).step(closure)
-    return weights()

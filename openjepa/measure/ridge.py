@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openjepa.errors import DataError, sentence
 from openjepa.measure import as_features, float64
 
 
@@ -46,6 +47,8 @@ class Sums:
         """(D + 1, E): minimises the squared error + l2 * M * sum over inputs of variance * weight^2; the constant is
         free. The penalty follows the scale of each input, so that rescaling features changes nothing."""
         count = self.gram[-1, -1]
+        if not count > 0:
+            raise DataError(sentence("rows to fit", int(count), "needs one at least"))
         mean = self.gram[-1] / count
         variance = (self.gram.diagonal() / count - mean**2).clamp(min=0)
         penalty = l2 * count * (variance + 1e-12 * variance.max())

@@ -96,7 +96,7 @@ def pretrain(
             introduce(run, data, chosen)
             if chosen is not None and saved is not None:
                 restore(run, chosen, saved)
-            if world.is_first:
+            if world.is_first and chosen is None:
                 run.bad.add(Loaded(None, [], tried, num_read=len(tried) + 1))
             run.starts_up(time.perf_counter() - started)
             is_finished = train(run)
@@ -168,6 +168,12 @@ def introduce(run: Run, data: str, chosen: Path | None) -> None:
         f"{trained / 1e6:.2f} M trained; {length} of {recipe.batch_size} images on "
         f"{run.world.size} x {run.world.device.type}, {run.workers} loader workers"
     )
+    source = run.steps.source
+    if not source.is_sequential and recipe.batch_size > len(source):
+        run.journal.warn(
+            f"{len(source)} images are fewer than a batch of {recipe.batch_size}: each is seen "
+            f"{recipe.batch_size / len(source):.0f} times a step. Give more images, or a smaller --batch-size."
+        )
     if chosen is None:
         run.journal.say("starting at step 0")
     else:
@@ -190,6 +196,8 @@ def export(run: Run, out: Path) -> None:
 
 def conclude(run: Run, out: Path, is_finished: bool) -> None:
     """Where things are, and how to go on."""
+    if listed := run.bad.num_listed:
+        run.journal.warn(f"{listed} images could not be used and were replaced; their reasons are in {run.bad.path}")
     if is_finished:
         run.journal.say(f"finished: {run.step} steps in {duration(run.elapsed_s)}; encoder in {out / 'encoder'}")
     else:

@@ -31,16 +31,17 @@ class CallableEncoder(Encoder):
         grid: tuple[int, int] | None = None,
         name: str | None = None,
     ) -> None:
-        """`grid`: rows and columns of the N patches, a square by default. `name`: what a cache of features goes by;
-        without one, features of a plain function are not kept (an `nn.Module` is known by its weights)."""
+        """`grid`: rows and columns of the N patches, a square by default. `name`: under this and, for an `nn.Module`,
+        its layers and weights, features are kept on disk: name checkpoint and revision. Without it nothing is kept."""
         super().__init__(mean, std)
         self.function, self.image_size, self.channels = function, image_size, len(mean)
-        self.is_known = name is not None or isinstance(function, nn.Module)
-        self.patches, self.name = grid, name or ("" if self.is_known else uuid.uuid4().hex)
+        self.is_known = name is not None
+        self.patches, self.name = grid, name or uuid.uuid4().hex
         self.width = 0  # known when it has run
 
     def fingerprint(self) -> str:
-        about = f"{self.name} {type(self.function).__name__} {self.patches} {super().fingerprint()}"
+        layers = repr(self.function) if isinstance(self.function, nn.Module) else ""
+        about = f"{self.name} {layers} {self.patches} {super().fingerprint()}"
         return hashlib.sha256(about.encode()).hexdigest()
 
     def features(self, images: Tensor, num_layers: int) -> Features:

@@ -42,6 +42,9 @@ class PixelFeatures(Features):
 class RawPixels(Encoder):
     """No model at all: tokens are the pixels of a patch, the pooled feature is the image shrunk."""
 
+    is_known = True
+    pooling = f"the image shrunk to {PIXEL_SIDE} a side"
+
     def __init__(self, like: Encoder, patch: int) -> None:
         """Preprocessing of `like`; `patch` is the side of its patches in pixels."""
         channels = like.channels

@@ -49,8 +49,10 @@ class Encoder(nn.Module, ABC):
     """D, the size of a token."""
     depth: int
     """How many layers can be asked for."""
-    is_known: bool = True
-    """Its fingerprint means the same in another process, so features may be kept on disk."""
+    is_known: bool = False
+    """Its fingerprint decides its features, in any process: they may be kept on disk."""
+    pooling: str = "average of patch tokens"
+    """What `Features.pooled` is, in words."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -77,7 +79,7 @@ class Encoder(nn.Module, ABC):
         digest = hashlib.sha256(f"{type(self).__name__} {self.image_size} {self.depth}".encode())
         for name, tensor in (*sorted(self.state_dict().items()), ("mean", self.mean), ("std", self.std)):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def untrained(self, seed: int) -> Encoder | None:

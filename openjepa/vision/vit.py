@@ -110,6 +110,8 @@ def vit(size: str, image_size: int | tuple[int, int] = 224, patch: int = 16) -> 
 class ViT(Encoder):
     """Encodes all patches of an image, or only those it is told to keep."""
 
+    is_known = True
+
     def __init__(self, config: ViTConfig) -> None:
         if wrong := config.mistakes():
             raise ConfigError(wrong)

@@ -66,6 +66,17 @@ def test_masks_that_cannot_be_used(folders: Path, mask: np.ndarray, message: str
         opened(folders).dense(2)
 
 
+def test_masks_are_upright_as_images_are(folders: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter: 10 x 14 becomes 14 x 10
+    with Image.open(folders / "images/part/02.jpg") as image:
+        image.save(folders / "images/part/02.jpg", exif=exif)
+    with pytest.raises(DataError, match=r"of the size of its image, \(14, 10\)"):
+        opened(folders).dense(2)
+    Image.fromarray(np.full((14, 10), 4, np.uint8)).save(folders / "masks/part/02.png")
+    assert (opened(folders).dense(2)["mask"] == 4).all()
+
+
 def test_a_torn_mask(folders: Path) -> None:
     (folders / "masks/part/02.png").write_bytes(b"no png")
     with pytest.raises(DataError, match="cannot be read"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import openjepa
 from openjepa import cli
@@ -114,6 +115,63 @@ def test_classes_that_one_side_lacks_and_bad_images_are_said(encoder: ViT, folde
     found = evaluate(encoder, train, test, tasks=["knn"], cache=None, workers=0)
     assert any("class: 1 classes of test are absent from train: neither" in warning for warning in found.warnings)
     assert any("1 of" in warning and "left out" in warning and "03.png" in warning for warning in found.warnings)
+
+
+def test_classes_are_matched_by_name_and_not_by_number(encoder: ViT, folder: Path, tmp_path: Path) -> None:
+    """Folders number their own classes: "light" is 1 in one and 0 in the other."""
+    other = tmp_path / "other"
+    shutil.copytree(folder / "light", other / "light")
+    shutil.copytree(folder / "dark", other / "unheard-of")
+    found = evaluate(encoder, str(folder), str(other), tasks=["knn"], cache=None, workers=0)
+    assert found.score("knn").value == 0.5  # every light one is right, nothing else can be
+    assert any("1 classes of test are absent from train: unheard-of" in warning for warning in found.warnings)
+    assert any("1 classes of train are absent from test: dark" in warning for warning in found.warnings)
+
+
+def test_labels_may_be_any_numbers(encoder: ViT, folder: Path) -> None:
+    train, test = split(open_source(str(folder)), 0)
+    plain = evaluate(encoder, train, test, tasks=["linear"], cache=None, workers=0)
+    labels = train.whole.labels()
+    assert labels is not None
+    labels *= 10**6
+    train.classes = test.classes = train.whole.classes = None
+    assert evaluate(encoder, train, test, tasks=["linear"], cache=None, workers=0).figures[0].score == (
+        plain.figures[0].score
+    )
+
+
+def test_settings_are_written_down_and_pairs_are_kept_apart(encoder: ViT, folder: Path, tmp_path: Path) -> None:
+    names = tmp_path / "list.txt"
+    names.write_text("\n".join(f"{kind}/{number:02d}.png" for kind in ("dark", "light") for number in range(5)))
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    found = evaluate(
+        encoder, [str(folder)] * 2, [str(folder), str(other)], tasks=["few_shot"],
+        settings={"few_shot": FewShot(list_file=names)}, cache=None, workers=0, out=tmp_path,
+    )  # fmt: skip
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert document["settings"]["tasks"]["few_shot"]["list_file"] == str(names)
+    assert {figure["test"] for figure in document["figures"]} == {str(folder), str(other)}
+    assert len(found.figures) == 6
+
+
+def test_networks_with_batch_statistics_are_frozen_for_the_time(folder: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(2))
+    encoder = CallableEncoder(nn.Sequential(net, Transpose()), (32, 32), name="a network")
+    before = encoder.fingerprint()
+    scores = [evaluate(encoder, str(folder), tasks=["knn"], cache=None, workers=0).score("knn") for _ in range(2)]
+    assert scores[0] == scores[1]
+    assert encoder.fingerprint() == before  # running statistics did not move
+    assert encoder.training
+    other = CallableEncoder(nn.Sequential(net, nn.ReLU(), Transpose()), (32, 32), name="a network")
+    assert other.fingerprint() != before  # the same weights, another network
+
+
+class Transpose(nn.Module):
+    """(B, D, N) to (B, N, D)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(1, 2)
 
 
 def test_a_task_that_fails_is_an_entry_and_not_a_number(encoder: ViT, folder: Path) -> None:

@@ -17,6 +17,7 @@ from openjepa.evaluation.tasks import depth, segmentation
 from openjepa.evaluation.tasks.few_shot import FewShot
 from openjepa.evaluation.tasks.knn import KNN
 from openjepa.evaluation.tasks.linear import Linear
+from openjepa.measure.lars import LarsConfig
 
 QUICK: dict[str, Task] = {"linear": Linear(layers=(1, 2), strengths=(100.0, 1.0)), "few_shot": FewShot(shots="10%")}
 
@@ -60,6 +61,42 @@ def test_nothing_of_the_test_set_reaches_a_choice(name: str, row: Row) -> None:
     false = task.measure(replace(row, test=test), question)
     assert false.chosen == honest.chosen
     assert false.value != honest.value
+
+
+@pytest.mark.parametrize("name", ["knn", "linear", "lars", "few_shot"])
+def test_a_class_that_only_test_has_counts_as_wrong_and_changes_no_choice(name: str, row: Row) -> None:
+    small = LarsConfig(lrs=(0.1, 1.0), batch_size=64, epochs=3)
+    task = Linear(solver="lars", layers=(1, 2), lars=small) if name == "lars" else made(name)
+    honest = task.measure(row, "num_objects")
+    test = ImageSet(row.test.source, "test")
+    answers = test.answers["num_objects"]
+    answers[::2] = 77  # no image of train is one
+    found = task.measure(replace(row, test=test), "num_objects")
+    assert found.chosen == honest.chosen
+    assert found.value <= 0.5
+    rest = ImageSet(row.test.source, "test")
+    rest.answers["num_objects"][::2] = -1
+    assert found.value == pytest.approx(task.measure(replace(row, test=rest), "num_objects").value / 2)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        KNN(k=()), KNN(k=(0,)), Linear(layers=(0,)), Linear(layers=(12,)), Linear(strengths=()), FewShot(draws=0),
+        depth.Depth(strengths=()), depth.Depth(most_train=1), segmentation.Segmentation(strengths=(-1.0,)),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_settings_that_cannot_be_used(task: Task) -> None:
+    with pytest.raises(ConfigError, match=f"{task.name}\\."):
+        pick([task.name], {task.name: task})
+
+
+def test_settings_go_to_the_task_they_are_for() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'knn'"):
+        pick(["knn"], {"kn": KNN(k=(5,))})
+    with pytest.raises(ConfigError, match="must be a KNN"):
+        pick(["knn"], {"knn": Linear()})
 
 
 @pytest.mark.parametrize("name", known())
@@ -120,7 +157,7 @@ def test_a_list_names_the_images(row: Row, tmp_path: Path) -> None:
     assert "40 labels listed in" in score.chosen
     assert score.spread is None
     names.write_text("000001\n999999\n")
-    with pytest.raises(DataError, match="names 1 images that train does not have: 999999"):
+    with pytest.raises(DataError, match="names 1 images that train does not have, or has more than once: 999999"):
         FewShot(list_file=names).measure(row, "num_objects")
     with pytest.raises(ConfigError, match="cannot be read"):
         FewShot(list_file=tmp_path / "none").measure(row, "num_objects")

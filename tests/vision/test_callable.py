@@ -45,7 +45,7 @@ def test_names() -> None:
     named = [CallableEncoder(function, (8, 8), name="mine") for _ in range(2)]
     assert named[0].fingerprint() == named[1].fingerprint()
     layer = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
-    known = CallableEncoder(layer, (8, 8))
+    known = CallableEncoder(layer, (8, 8), name="mine")
     before = known.fingerprint()
     with torch.no_grad():
         layer[1].bias += 1

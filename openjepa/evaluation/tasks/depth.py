@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openjepa.evaluation.sets import ImageSet
-from openjepa.evaluation.task import DenseTask, Row, Score, permuted, split_images
+from openjepa.evaluation.task import DenseTask, Row, Score, at_least_one, patch_side, permuted, split_images
 from openjepa.measure.bootstrap import interval
 from openjepa.measure.ridge import Sums, predict
 
 FAR = 39.9
-"""Distance from which on a pixel shows the horizon, and is not asked for."""
+"""Distance (of at most casting.FAR, 40) from which on a pixel shows the horizon, and is not asked for."""
 NEAR_ENOUGH = 1.25
+CHUNK = 64  # images at a time
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,13 @@ class Depth(DenseTask):
     strengths: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
     """L2 strengths, relative to the variance of each feature."""
 
+    def mistakes(self) -> list[str]:
+        wrong = at_least_one("depth.strengths", self.strengths)
+        return wrong + at_least_one("depth.most_train, most_test", (self.most_train, self.most_test), 10, 1e9)
+
     def measure(self, row: Row, question: str) -> Score:
         tokens, depth, valid = self._patches(row, row.train, self.most_train)
+        mean = depth[valid].double().exp().mean().log()  # of the distances: it has the least squared error
         held_out, kept = split_images(len(tokens), permuted(len(tokens), row.seed))
         kept_sums, held_out_sums = (sums(tokens[some], depth[some], valid[some]) for some in (kept, held_out))
         errors = {}
@@ -49,9 +55,7 @@ class Depth(DenseTask):
         weights = (kept_sums + held_out_sums).solve(best)
         tokens, depth, valid = self._patches(row, row.test, self.most_test)
         stats = per_image(predict(weights, tokens.flatten(0, 1)), depth, valid)
-        constant = per_image(
-            (kept_sums + held_out_sums).mean_output().expand(depth.shape[0] * depth.shape[1], -1), depth, valid
-        )
+        constant = per_image(mean.expand(depth.numel()), depth, valid)
         low, high = interval(stats, rmse, row.seed)
         totals, plain = stats.sum(dim=0, keepdim=True), constant.sum(dim=0, keepdim=True)
         more = {
@@ -66,7 +70,7 @@ class Depth(DenseTask):
         """Tokens (n, P, D), log distances and whether they are asked for (n, P, pixels of a patch)."""
         tokens = row.tokens(images, most)
         maps = images.dense(self.needs, row.encoder.image_size, len(tokens))
-        patch = round((maps.shape[1] * maps.shape[2] / tokens.shape[1]) ** 0.5)
+        patch = patch_side(row.encoder.image_size, tokens.shape[1])
         cells = F.unfold(maps.unsqueeze(1).float(), patch, stride=patch).transpose(1, 2)
         return tokens, cells.log(), cells < FAR
 
@@ -75,7 +79,10 @@ def sums(tokens: Tensor, depth: Tensor, valid: Tensor) -> Sums:
     """Of the patches all of whose pixels are asked for."""
     whole = valid.all(dim=-1)
     total = Sums.zero(tokens.shape[-1], depth.shape[-1])
-    total.add(tokens[whole], depth[whole])
+    for some in torch.arange(len(tokens)).split(CHUNK):  # the fit is in float64: not all at once
+        asked = whole[some]
+        if asked.any():
+            total.add(tokens[some][asked], depth[some][asked])
     return total
 
 

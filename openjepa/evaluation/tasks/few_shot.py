@@ -7,6 +7,7 @@ given; the paper uses one published list for 1 % of ImageNet.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from openjepa.errors import ConfigError, DataError, sentence
 from openjepa.evaluation.sets import ImageSet
-from openjepa.evaluation.task import ClassTask, Row, Score, usable
+from openjepa.evaluation.task import ClassTask, Row, Score, at_least_one, usable
 from openjepa.measure.bootstrap import accuracy_interval
 from openjepa.measure.logistic import STRENGTHS, probe_accuracy
 from openjepa.randomness import generator
@@ -37,6 +38,10 @@ class FewShot(ClassTask):
     list_file: Path | None = None
     """Text file that names the labelled images, one a line, in place of drawing them."""
     strengths: tuple[float, ...] = STRENGTHS
+    """L2 strengths; for each draw the best on a held-out fifth of its labels."""
+
+    def mistakes(self) -> list[str]:
+        return at_least_one("few_shot.draws", (self.draws,)) + at_least_one("few_shot.strengths", self.strengths)
 
     def measure(self, row: Row, question: str) -> Score:
         num_classes = row.num_classes(question)
@@ -46,16 +51,16 @@ class FewShot(ClassTask):
         for number, subset in enumerate(subsets):
             x, y = train_x[subset], train_y[subset]
             found = probe_accuracy(x, y, test_x, test_y, num_classes, self.strengths, row.seed + number)
-            correct.append(found.correct.double())
-            strengths.append(f"{found.strength:g}")
+            correct.append(row.graded(found.correct, question))
+            by = "with nothing held out" if isnan(found.held_out_accuracy) else "by a held-out fifth of those labels"
+            strengths.append(f"{found.strength:g} {by}")
         accuracies = torch.stack(correct).mean(dim=1)
         low, high = accuracy_interval(torch.stack(correct).mean(dim=0), row.seed)
         spread = float(accuracies.std()) if len(subsets) > 1 else None
         source = f"listed in {self.list_file}" if self.list_file else f"drawn class by class, {len(subsets)} times"
-        chosen = (
-            f"{len(subsets[0])} labels {source}; L2 {', '.join(strengths)}, each on a held-out fifth of those labels"
-        )
-        return Score("accuracy", float(accuracies.mean()), low, high, chosen, layers=1, spread=spread)
+        chosen = f"{len(subsets[0])} labels {source}; L2 {', '.join(strengths)}"
+        pooling = row.encoder.pooling
+        return Score("accuracy", float(accuracies.mean()), low, high, chosen, layers=1, pooling=pooling, spread=spread)
 
     def _drawn(self, labels: Tensor, row: Row) -> list[Tensor]:
         """Positions of the labelled images, one tensor a draw; every class gives as many, if it has them."""
@@ -94,7 +99,8 @@ class FewShot(ClassTask):
         positions = np.flatnonzero(keep.numpy())
         named = named_images(row.train, positions)
         if missing := sorted(names - named.keys()):
-            rule = f"names {len(missing)} images that train does not have: {', '.join(missing[:NAMES_SHOWN])}"
+            shown = ", ".join(missing[:NAMES_SHOWN])
+            rule = f"names {len(missing)} images that train does not have, or has more than once: {shown}"
             raise DataError(sentence("few_shot.list_file", str(self.list_file), rule))
         return torch.tensor(sorted(named[name] for name in names))
 
@@ -102,8 +108,11 @@ class FewShot(ClassTask):
 def named_images(images: ImageSet, positions: np.ndarray) -> dict[str, int]:
     """File name to place among `positions`, with the name's folder and without, as lists have both."""
     found: dict[str, int] = {}
+    ambiguous = set()
     for place, position in enumerate(positions):
         path = PurePosixPath(images.source[int(position)].name)
-        found[path.name] = place
-        found["/".join(path.parts[-2:])] = place
-    return found
+        for name in {path.name, "/".join(path.parts[-2:])}:
+            if name in found:
+                ambiguous.add(name)
+            found[name] = place
+    return {name: place for name, place in found.items() if name not in ambiguous}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from openjepa.errors import ConfigError, sentence
-from openjepa.evaluation.task import ClassTask, Row, Score
+from openjepa.evaluation.task import ClassTask, Row, Score, at_least_one
 from openjepa.measure.bootstrap import accuracy_interval
 from openjepa.measure.knn import TEMPERATURE, K, knn_predict
 from openjepa.measure.split import hold_out
@@ -25,10 +25,13 @@ class KNN(ClassTask):
     temperature: float = TEMPERATURE
     """Similarity that multiplies a vote by e."""
 
+    def mistakes(self) -> list[str]:
+        return at_least_one("knn.k", self.k) + at_least_one("knn.temperature", (self.temperature,))
+
     def measure(self, row: Row, question: str) -> Score:
         num_classes = row.num_classes(question)
         bank, answers, queries, truth = row.labelled(question)
-        if not self.k or max(self.k) > len(bank):
+        if max(self.k) > len(bank):
             remedy = f"Try --knn.k {max(1, min(20, len(bank)))}."
             raise ConfigError(
                 sentence("knn.k", self.k, f"must be 1 to the {len(bank)} labelled images of train", remedy)
@@ -38,8 +41,9 @@ class KNN(ClassTask):
             k, held_out = self._choose(bank, answers, num_classes, row.seed)
             chosen = f"k = {k} of {self.k}, by {100 * held_out:.1f} % on a held-out fifth of train"
         correct = knn_predict(bank, answers, queries, num_classes, k, self.temperature) == truth
+        correct = row.graded(correct, question)
         low, high = accuracy_interval(correct, row.seed)
-        return Score("accuracy", float(correct.double().mean()), low, high, chosen, layers=1)
+        return Score("accuracy", float(correct.mean()), low, high, chosen, layers=1, pooling=row.encoder.pooling)
 
     def _choose(self, bank: Tensor, answers: Tensor, num_classes: int, seed: int) -> tuple[int, float]:
         held_out, kept = hold_out(answers, seed)

@@ -6,11 +6,13 @@ Small sets: logistic regression to convergence. Large ones: the paper's recipe, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Literal
 
 from torch import Tensor
 
-from openjepa.evaluation.task import ClassTask, Row, Score
+from openjepa.evaluation.features import MOST_LAYERS
+from openjepa.evaluation.task import ClassTask, Row, Score, at_least_one
 from openjepa.measure.bootstrap import accuracy_interval
 from openjepa.measure.lars import LarsConfig, lars_probe
 from openjepa.measure.logistic import STRENGTHS, probe_accuracy
@@ -34,6 +36,10 @@ class Linear(ClassTask):
     """L2 strengths of the logistic regression."""
     lars: LarsConfig = field(default_factory=LarsConfig)
 
+    def mistakes(self) -> list[str]:
+        layers = at_least_one("linear.layers", self.layers, 1, MOST_LAYERS)
+        return layers + at_least_one("linear.strengths", self.strengths) + self.lars.mistakes()
+
     def measure(self, row: Row, question: str) -> Score:
         num_classes = row.num_classes(question)
         found: dict[int, tuple[float, Tensor, str]] = {}
@@ -49,6 +55,12 @@ class Linear(ClassTask):
                 found[layers] = fitted.held_out_accuracy, fitted.correct, f"logistic regression, L2 {fitted.strength:g}"
         best = max(found, key=lambda layers: found[layers][0])
         held_out, correct, what = found[best]
+        correct = row.graded(correct, question)
         low, high = accuracy_interval(correct, row.seed)
-        chosen = f"last {best} of layers {tuple(found)}, {what}, by {100 * held_out:.1f} % on a held-out fifth of train"
-        return Score("accuracy", float(correct.double().mean()), low, high, chosen, layers=best)
+        by = (
+            "no class has an image to hold out"
+            if isnan(held_out)
+            else f"{100 * held_out:.1f} % on a held-out fifth of train"
+        )
+        chosen = f"last {best} of layers {tuple(found)}, {what}: {by}"
+        return Score("accuracy", float(correct.mean()), low, high, chosen, layers=best, pooling=row.encoder.pooling)

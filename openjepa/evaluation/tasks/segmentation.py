@@ -13,11 +13,12 @@ from torch import Tensor
 
 from openjepa.errors import DataError, sentence
 from openjepa.evaluation.sets import ImageSet
-from openjepa.evaluation.task import DenseTask, Row, Score, permuted, split_images
+from openjepa.evaluation.task import DenseTask, Row, Score, at_least_one, patch_side, permuted, split_images
 from openjepa.measure.bootstrap import interval
 from openjepa.measure.logistic import fit_logistic
 
 IGNORED = 255
+CHUNK = 64  # images at a time
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,19 @@ class Segmentation(DenseTask):
     strengths: tuple[float, ...] = (100.0, 1.0)
     """L2 strengths; the better on a held-out fifth of the training images."""
 
+    def mistakes(self) -> list[str]:
+        wrong = at_least_one("segmentation.strengths", self.strengths)
+        return wrong + at_least_one("segmentation.most_train, most_test", (self.most_train, self.most_test), 10, 1e9)
+
     def measure(self, row: Row, question: str) -> Score:
         tokens, masks = row.tokens(row.train, self.most_train), self._masks(row, row.train, self.most_train)
         named = masks[masks != IGNORED]
-        num_classes = int(named.max()) + 1 if len(named) else 0
         if len(named.unique()) < 2:
-            raise DataError(sentence(row.train.role, row.train.spec, "its masks show fewer than two classes"))
+            rule = f"its masks show fewer than two classes; {IGNORED} is not one"
+            raise DataError(sentence(row.train.role, row.train.spec, rule))
+        test_tokens, test_masks = row.tokens(row.test, self.most_test), self._masks(row, row.test, self.most_test)
+        # a class that only test shows is never guessed, and counts with an IoU of 0
+        num_classes = 1 + max(int(each[each != IGNORED].max()) for each in (named, test_masks.flatten()) if len(each))
         held_out, kept = split_images(len(tokens), permuted(len(tokens), row.seed))
         scores = {}
         for l2 in self.strengths:
@@ -48,11 +56,11 @@ class Segmentation(DenseTask):
             scores[l2] = float(mean_iou(counts.sum(dim=0, keepdim=True)))
         best = max(self.strengths, key=lambda l2: scores[l2])
         head = self._fit(tokens, masks, num_classes, best)
-        test_tokens, test_masks = row.tokens(row.test, self.most_test), self._masks(row, row.test, self.most_test)
         counts = confusion(head, test_tokens, test_masks)
         low, high = interval(counts, mean_iou, row.seed)
         value = float(mean_iou(counts.sum(dim=0, keepdim=True)))
-        chosen = f"L2 {best:g} of {self.strengths}, by {100 * scores[best]:.1f} % on a held-out fifth of train"
+        held_out_score = f"{100 * scores[best]:.1f} % on a held-out fifth of {len(tokens)} training images"
+        chosen = f"L2 {best:g} of {self.strengths}, by {held_out_score}"
         return Score("mean IoU", value, low, high, chosen, 1, "none: a head on every patch token")
 
     def _masks(self, row: Row, images: ImageSet, most: int) -> Tensor:
@@ -68,26 +76,24 @@ class Segmentation(DenseTask):
         return weight.float(), bias.float()
 
 
-def side(num_pixels: int, num_patches: int) -> int:
-    """Side of a square patch, in pixels."""
-    return round((num_pixels / num_patches) ** 0.5)
-
-
 def commonest(masks: Tensor, num_patches: int, num_classes: int) -> Tensor:
     """(n, H, W) class numbers to the commonest of each patch (n, P), -1 where all is to be ignored."""
-    patch = side(masks.shape[1] * masks.shape[2], num_patches)
-    hot = F.one_hot(masks.clamp(max=num_classes), num_classes + 1)[..., :num_classes].permute(0, 3, 1, 2).float()
-    shares = F.avg_pool2d(hot, patch).flatten(2)
-    return shares.argmax(dim=1).where(shares.sum(dim=1) > 0, -1)
+    patch = patch_side((masks.shape[1], masks.shape[2]), num_patches)
+    labels = []
+    for some in masks.split(CHUNK):  # one number a class and pixel: not all at once
+        hot = F.one_hot(some.clamp(max=num_classes), num_classes + 1)[..., :num_classes].permute(0, 3, 1, 2).float()
+        shares = F.avg_pool2d(hot, patch).flatten(2)
+        labels.append(shares.argmax(dim=1).where(shares.sum(dim=1) > 0, -1))
+    return torch.cat(labels)
 
 
 def confusion(head: tuple[Tensor, Tensor], tokens: Tensor, masks: Tensor) -> Tensor:
     """(n, C * C): pixels of each image by true and guessed class."""
     weight, bias = head
     num_classes, (height, width) = len(bias), masks.shape[1:]
-    patch = side(height * width, tokens.shape[1])
+    patch = patch_side((height, width), tokens.shape[1])
     counts = []
-    for some, truth in zip(tokens.split(64), masks.split(64), strict=True):
+    for some, truth in zip(tokens.split(CHUNK), masks.split(CHUNK), strict=True):
         logits = (some @ weight.T + bias).transpose(1, 2).unflatten(2, (height // patch, width // patch))
         guess = F.interpolate(logits, (height, width), mode="bilinear").argmax(dim=1)
         for one, true in zip(guess, truth, strict=True):
