@@ -70,7 +70,7 @@ def run(out: Path, minutes: float | None, num_seeds: int) -> DemoResult:
         if minutes is not None:
             recipe = replace(recipe, length=Length(minutes=minutes))
         directory = out / f"seed-{seed}"
-        console.print(f"pretraining without labels (seed {seed}), {recipe.length.minutes:g} minutes ...")
+        console.print(f"pretraining without labels (seed {seed}), {_spoken(recipe.length)} ...")
         result = pretrain(recipe, spec, directory, probe_data="none")
         if not result.is_finished:
             console.print("stopped; the same command goes on from there")
@@ -109,6 +109,12 @@ def report(console: Console, found: DemoResult, test: Scenes, out: Path) -> None
     console.print(f"{found.seconds:.0f} s in all; pictures in {out / 'demo.png'}, numbers in {out / 'demo.json'}")
     document = {"accuracy": found.rows, "seconds": found.seconds, "threads": torch.get_num_threads()}
     (out / "demo.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _spoken(length: Length) -> str:
+    """'3 minutes'."""
+    ((unit, count),) = length.given().items()
+    return f"{count:g} {unit}"
 
 
 def _cell(values: list[float]) -> str:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from openjepa import demo, recipes
-from openjepa.training.recipe import Watch
+from openjepa.training.recipe import Length, Watch
 
 
 def test_the_demo_prints_its_table_and_draws(
@@ -18,9 +18,11 @@ def test_the_demo_prints_its_table_and_draws(
 ) -> None:
     for name, count in (("NUM_PRETRAIN", 64), ("NUM_TRAIN", 60), ("NUM_TEST", 40)):
         monkeypatch.setattr(demo, name, count)
-    recipe = replace(recipes.get(demo.RECIPE), batch_size=16, watch=Watch(probes=2, health_images=16))
+    recipe = replace(
+        recipes.get(demo.RECIPE), batch_size=16, length=Length(steps=12), watch=Watch(probes=2, health_images=16)
+    )
     monkeypatch.setitem(recipes.RECIPES, demo.RECIPE, lambda: recipe)
-    found = demo.run(tmp_path, minutes=0.15, num_seeds=2)
+    found = demo.run(tmp_path, minutes=None, num_seeds=2)
     assert set(found.rows) == {"raw pixels", "untrained encoder", "I-JEPA"}
     assert all(len(values) == 2 for tasks in found.rows.values() for values in tasks.values())
     said = capsys.readouterr().out
