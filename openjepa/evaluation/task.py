@@ -18,6 +18,7 @@ from torch import Tensor
 from openjepa.errors import ConfigError, DataError, nearest, sentence
 from openjepa.evaluation.features import Extractor, Pooled
 from openjepa.evaluation.sets import ImageSet
+from openjepa.measure.split import hold_out
 from openjepa.vision.encoder import Encoder
 
 
@@ -179,14 +180,6 @@ def patch_side(size: tuple[int, int], num_patches: int) -> int:
     return side
 
 
-def split_images(count: int, order: Tensor) -> tuple[Tensor, Tensor]:
-    """(held out, kept): a fifth of `count` images, and the rest, as an order (count,) has them."""
-    num_held_out = max(1, count // 5)
-    return order[:num_held_out], order[num_held_out:]
-
-
-def permuted(count: int, seed: int) -> Tensor:
-    """(count,) an order that belongs to this seed."""
-    from openjepa.randomness import generator
-
-    return torch.from_numpy(generator(seed, "probe-split").permutation(count))
+def split_images(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(held out, kept): a fifth of `count` images, drawn by `seed`, and the rest."""
+    return hold_out(torch.zeros(count, dtype=torch.long), seed)

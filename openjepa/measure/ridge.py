@@ -29,19 +29,14 @@ class Sums:
         gram = torch.zeros(width + 1, width + 1, dtype=torch.float64)
         return cls(gram, torch.zeros(width + 1, outputs, dtype=torch.float64))
 
-    def add(self, inputs: Tensor, outputs: Tensor, weights: Tensor | None = None) -> None:
-        """Rows (M, D) and (M, E), each counted `weights` (M,) times, once by default. DataError for NaN."""
+    def add(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Rows (M, D) and (M, E). DataError for NaN."""
         x = with_one(as_features(inputs))
-        weighted = x if weights is None else x * float64(weights).unsqueeze(1)
-        self.gram += weighted.T @ x
-        self.moment += weighted.T @ float64(outputs)
+        self.gram += x.T @ x
+        self.moment += x.T @ float64(outputs)
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.gram + other.gram, self.moment + other.moment)
-
-    def mean_output(self) -> Tensor:
-        """(E,): what predicts best without inputs."""
-        return self.moment[-1] / self.gram[-1, -1]
 
     def solve(self, l2: float) -> Tensor:
         """(D + 1, E): minimises the squared error + l2 * M * sum over inputs of variance * weight^2; the constant is

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openjepa.evaluation.sets import ImageSet
-from openjepa.evaluation.task import DenseTask, Row, Score, at_least_one, patch_side, permuted, split_images
+from openjepa.evaluation.task import DenseTask, Row, Score, at_least_one, patch_side, split_images
 from openjepa.measure.bootstrap import interval
 from openjepa.measure.ridge import Sums, predict
 
@@ -45,7 +45,7 @@ class Depth(DenseTask):
     def measure(self, row: Row, question: str) -> Score:
         tokens, depth, valid = self._patches(row, row.train, self.most_train)
         mean = depth[valid].double().exp().mean().log()  # of the distances: it has the least squared error
-        held_out, kept = split_images(len(tokens), permuted(len(tokens), row.seed))
+        held_out, kept = split_images(len(tokens), row.seed)
         kept_sums, held_out_sums = (sums(tokens[some], depth[some], valid[some]) for some in (kept, held_out))
         errors = {}
         for l2 in self.strengths:

@@ -29,7 +29,7 @@ class Linear(ClassTask):
     about = "linear probe on average-pooled features of the last layer, or of the last four"
 
     solver: Literal["auto", "logistic", "lars"] = "auto"
-    """Logistic regression, or the paper's recipe; auto takes the latter from 100,000 training images."""
+    """Logistic regression, or the paper's recipe; auto takes the latter for large sets."""
     layers: tuple[int, ...] = (1, 4)
     """How many last layers to concatenate; the choice among them is made on the held-out fifth."""
     strengths: tuple[float, ...] = STRENGTHS

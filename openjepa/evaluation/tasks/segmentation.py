@@ -13,7 +13,7 @@ from torch import Tensor
 
 from openjepa.errors import DataError, sentence
 from openjepa.evaluation.sets import ImageSet
-from openjepa.evaluation.task import DenseTask, Row, Score, at_least_one, patch_side, permuted, split_images
+from openjepa.evaluation.task import DenseTask, Row, Score, at_least_one, patch_side, split_images
 from openjepa.measure.bootstrap import interval
 from openjepa.measure.logistic import fit_logistic
 
@@ -49,7 +49,7 @@ class Segmentation(DenseTask):
         test_tokens, test_masks = row.tokens(row.test, self.most_test), self._masks(row, row.test, self.most_test)
         # a class that only test shows is never guessed, and counts with an IoU of 0
         num_classes = 1 + max(int(each[each != IGNORED].max()) for each in (named, test_masks.flatten()) if len(each))
-        held_out, kept = split_images(len(tokens), permuted(len(tokens), row.seed))
+        held_out, kept = split_images(len(tokens), row.seed)
         scores = {}
         for l2 in self.strengths:
             counts = confusion(self._fit(tokens[kept], masks[kept], num_classes, l2), tokens[held_out], masks[held_out])
