@@ -5,7 +5,9 @@ Departs from the released code: the mask token is not decayed, and clipping is p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -75,14 +77,20 @@ class Optimizer:
     non-finite ever reaches the weights.
     """
 
-    def __init__(self, module: nn.Module, config: OptimConfig) -> None:
+    def __init__(
+        self, module: nn.Module, config: OptimConfig, lr_scale: Callable[[str], float] = lambda name: 1.0
+    ) -> None:
+        """`lr_scale`: by a parameter's name, what its learning rate is multiplied by (layer decay)."""
         self.config = config
-        trainable = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-        self.names = [n for n, p in trainable if is_decayed(n, p)]
-        self.names += [n for n, p in trainable if not is_decayed(n, p)]
+
+        def kind(named: tuple[str, nn.Parameter]) -> tuple[bool, float]:
+            return not is_decayed(*named), lr_scale(named[0])
+
+        trainable = sorted(((n, p) for n, p in module.named_parameters() if p.requires_grad), key=kind)
+        self.names = [n for n, _ in trainable]
         self.groups = [
-            {"params": [p for n, p in trainable if is_decayed(n, p)], "decays": True},
-            {"params": [p for n, p in trainable if not is_decayed(n, p)], "decays": False},
+            {"params": [p for _, p in group], "decays": not has_none, "lr_scale": scale}
+            for (has_none, scale), group in groupby(trainable, key=kind)
         ]
         # the fused kernel is the one that knows how to skip a step on the device; CPU has it too
         self.adamw = torch.optim.AdamW(self.groups, lr=0.0, betas=config.betas, fused=True)
@@ -94,7 +102,7 @@ class Optimizer:
         device), and clears the gradients.
         """
         for group in self.adamw.param_groups:
-            group["lr"] = self.config.lr_at(t)
+            group["lr"] = self.config.lr_at(t) * group["lr_scale"]
             group["weight_decay"] = self.config.weight_decay_at(t) if group["decays"] else 0.0
         gradients = [p.grad for g in self.adamw.param_groups for p in g["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)

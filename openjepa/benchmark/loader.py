@@ -23,7 +23,7 @@ class _Crops:
     crop: Crop = Crop()
     channels: int = 3
 
-    def sample(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def sample(self, image: np.ndarray, rng: np.random.Generator, label: int | None) -> np.ndarray:
         return self.crop(image, self.size, rng)
 
     def collate(self, samples: list[np.ndarray], seed: int, step: int, first: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from openjepa.distributed import pick_device
-from openjepa.methods import IJEPAConfig, build
+from openjepa.methods import MethodConfig, build
 from openjepa.optim import OptimConfig, Optimizer
 from openjepa.randomness import generator, initial_weights
 
@@ -17,7 +17,7 @@ WARM_UP_STEPS = 2
 
 
 def images_per_second(
-    config: IJEPAConfig, optim: OptimConfig, batch_size: int, seconds: float, device: str = "auto"
+    config: MethodConfig, optim: OptimConfig, batch_size: int, seconds: float, device: str = "auto"
 ) -> float:
     """Images a second of forward, backward, update and EMA on one batch of noise, bfloat16 where CUDA has it."""
     where = pick_device(device)
@@ -26,7 +26,7 @@ def images_per_second(
     optimizer = Optimizer(method, optim)
     rng, vit = generator(0, "bench"), config.encoder
     noise = rng.integers(0, 256, (batch_size, *vit.image_size, vit.channels), dtype=np.uint8)
-    batch = method.views.collate([method.views.sample(image, rng) for image in noise], 0, 0, 0).to(where)
+    batch = method.views.collate([method.views.sample(image, rng, None) for image in noise], 0, 0, 0).to(where)
     is_bfloat16 = where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     started = time.perf_counter()
     for step in itertools.count(1):

@@ -112,19 +112,19 @@ class Steps(Dataset[Loaded]):
         names: list[str] = []
         bad: list[tuple[str, str]] = []
         for i in range(self.first, self.first + self.count):
-            name, image = self._image(step, i, bad)
-            names.append(name)
-            samples.append(self.views.sample(image, generator(self.seed, "view", step, i)))
+            item, image = self._image(step, i, bad)
+            names.append(item.name)
+            samples.append(self.views.sample(image, generator(self.seed, "view", step, i), item.label))
         batch = self.views.collate(samples, self.seed, step, self.first)
         return Loaded(batch, names, bad, num_read=len(names) + len(bad))
 
-    def _image(self, step: int, i: int, bad: list[tuple[str, str]]) -> tuple[str, np.ndarray]:
+    def _image(self, step: int, i: int, bad: list[tuple[str, str]]) -> tuple[Item, np.ndarray]:
         """Image i of the global batch of `step`, or the first sound one in its place."""
         for attempt in range(1 + REPLACEMENTS):
             index = self._index(step, i, attempt)
             found = _read(self.source, index, self.views.channels, self.min_side, bad)
             if found is not None:
-                return found[0].name, found[1]
+                return found
         rule = f"{1 + REPLACEMENTS} images in a row cannot be used, among them {examples(bad)}"
         remedy = "Is the disk that they lie on still there?"
         raise DataError(sentence("data", self.source.identity, rule, remedy))

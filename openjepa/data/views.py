@@ -20,8 +20,11 @@ class Views(Protocol):
     def channels(self) -> int:
         """How many channels `sample` expects in an image."""
 
-    def sample(self, image: np.ndarray, rng: np.random.Generator) -> Any:
-        """One decoded image (H, W, C) uint8 to whatever `collate` takes; all chance comes from `rng`."""
+    def sample(self, image: np.ndarray, rng: np.random.Generator, label: int | None) -> Any:
+        """One decoded image (H, W, C) uint8 to whatever `collate` takes; all chance comes from `rng`.
+
+        `label`: what the source says of the image; only a method that learns from labels looks at it.
+        """
 
     def collate(self, samples: list[Any], seed: int, step: int, first: int) -> Any:
         """Samples at positions `first`, `first + 1`, ... of the global batch of `step` to one batch.

@@ -7,55 +7,111 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from operator import itemgetter
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openjepa.data.views import Views
-from openjepa.masking.base import Masks
-from openjepa.vision.vit import ViT
+from openjepa.data.views import Crop, Views
+from openjepa.masking.base import Masking, Masks
+from openjepa.vision.vit import ViT, ViTConfig
+
+B = TypeVar("B", bound="Batch")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and what was drawn for them, as a loader worker made it."""
+    """Images and what was drawn for them, as a loader worker made it.
+
+    Methods add fields: tensors, or `Masks`, of R rows, R a multiple of B: the rows of an image are adjacent.
+    """
 
     images: Tensor
     """(B, C, H, W) uint8."""
-    masks: Masks
-    """R rows, R a multiple of B: the rows of an image are adjacent."""
     seed: int
     step: int
     """Where the batch stands in the run: the address of any randomness the method needs."""
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self: B, device: torch.device) -> B:
         """The same batch on a device; copies from pinned memory do not wait."""
         return self._each(lambda x: x.to(device, non_blocking=True))
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self: B) -> B:
         """The same batch in pinned memory (called by the loader)."""
         return self._each(lambda x: x.pin_memory())
 
-    def split(self, num_images: int) -> list[Batch]:
+    def split(self: B, num_images: int) -> list[B]:
         """Batches of at most `num_images` images, in order, for gradient accumulation."""
-        draws = self.masks.context.shape[0] // len(self.images)
-        parts = []
-        for start in range(0, len(self.images), num_images):
-            stop = min(start + num_images, len(self.images))
-            rows = slice(start * draws, stop * draws)
-            masks = self.masks.each(itemgetter(rows))
-            parts.append(replace(self, images=self.images[start:stop], masks=masks))
-        return parts
+        count = len(self.images)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return replace(self, images=change(self.images), masks=self.masks.each(change))
+        def part(start: int) -> B:
+            stop = min(start + num_images, count)
+            return self._each(lambda x: x[start * (len(x) // count) : stop * (len(x) // count)])
+
+        return [part(start) for start in range(0, count, num_images)]
+
+    def _each(self: B, change: Callable[[Tensor], Tensor]) -> B:
+        changed: dict[str, Any] = {}
+        for name, value in ((entry.name, getattr(self, entry.name)) for entry in fields(self)):
+            if isinstance(value, Tensor):
+                changed[name] = change(value)
+            elif isinstance(value, Masks):
+                changed[name] = value.each(change)
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class MaskedBatch(Batch):
+    """A batch with contexts and targets."""
+
+    masks: Masks
+
+
+@dataclass(frozen=True)
+class MaskedViews:
+    """One random resized crop an image; masks drawn for the whole batch at once. MAE's too."""
+
+    crop: Crop
+    masking: Masking
+    masks_per_image: int
+    image_size: tuple[int, int]
+    grid: tuple[int, int]
+    channels: int
+
+    def sample(self, image: np.ndarray, rng: np.random.Generator, label: int | None) -> np.ndarray:
+        """(H, W, C) uint8 to (C, *image_size) uint8."""
+        return self.crop(image, self.image_size, rng)
+
+    def collate(self, samples: list[np.ndarray], seed: int, step: int, first: int) -> MaskedBatch:
+        """Samples at `first`, `first + 1`, ... of the step's global batch."""
+        draws = self.masks_per_image
+        masks = self.masking.sample(self.grid, seed=seed, step=step, first=first * draws, count=len(samples) * draws)
+        return MaskedBatch(torch.from_numpy(np.stack(samples)), seed, step, masks)
+
+
+@dataclass(frozen=True)
+class MethodConfig(ABC):
+    """Everything about a method that changes the result."""
+
+    encoder: ViTConfig = field(default_factory=ViTConfig)
+
+    @abstractmethod
+    def mistakes(self) -> list[str]:
+        """Every setting that cannot be used, as sentences."""
+
+    @abstractmethod
+    def min_side(self) -> int:
+        """The shorter side of an image from which on it may be decoded at a fraction of its size."""
+
+    def batch_mistakes(self, num_images: int) -> list[str]:
+        """What is wrong with so many images a forward pass, on one process."""
+        return []
 
 
 class Method(nn.Module, ABC):
-    """A way to train an encoder without labels."""
+    """A way to train an encoder."""
 
     views: Views
     """Image -> sample, samples -> batch; on the CPU, in loader workers."""
@@ -76,12 +132,16 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def energy(self, batch: Any, target_images: Tensor | None = None) -> Tensor:
-        """(R,) or (R, M) energies of (context, target) pairs; targets from `target_images` if given."""
+        """(R,) or (R, M) energies of pairs (x, y), R a multiple of B; y from `target_images` if given."""
 
     @abstractmethod
     def representations(self, batch: Any) -> dict[str, Tensor]:
-        """(B, D) pooled "context", "target" and "prediction", for judging collapse."""
+        """Pooled "context", "target" (B, D) and "prediction" (B, any width), for judging collapse."""
 
     @abstractmethod
     def after_step(self, t: float) -> None:
         """What follows an optimiser step at progress t: EMA teachers, centres."""
+
+    def lr_scale(self, name: str) -> float:
+        """What the learning rate of the parameter of this name is multiplied by."""
+        return 1.0

@@ -11,22 +11,20 @@ import copy
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from openjepa.data.views import Crop
 from openjepa.errors import ConfigError, sentence
-from openjepa.masking.base import Masking
 from openjepa.masking.multiblock import MultiBlock
 from openjepa.masking.official import Official
 from openjepa.masking.rivals import Random, Rasterized, SingleBlock
-from openjepa.methods.base import Batch, Method
+from openjepa.methods.base import MaskedBatch, MaskedViews, Method, MethodConfig
 from openjepa.methods.regularisers import sigreg, variance_covariance
 from openjepa.schedule import linear
 from openjepa.vision.predictor import Predictor, PredictorConfig
-from openjepa.vision.vit import ViT, ViTConfig, take
+from openjepa.vision.vit import ViT, take
 
 DISTANCES = {"smooth_l1": F.smooth_l1_loss, "l2": F.mse_loss, "l1": F.l1_loss}
 MASKINGS = {
@@ -39,10 +37,9 @@ MASKINGS = {
 
 
 @dataclass(frozen=True)
-class IJEPAConfig:
-    """Everything about the method that changes the result."""
+class IJEPAConfig(MethodConfig):
+    """I-JEPA: everything about the method that changes the result."""
 
-    encoder: ViTConfig = ViTConfig()
     predictor: PredictorConfig = PredictorConfig()
     masking: MultiBlock | Official | Rasterized | SingleBlock | Random = field(default_factory=MultiBlock)
     masks_per_image: int = 1
@@ -81,29 +78,17 @@ class IJEPAConfig:
             wrong.append(sentence("momentum", self.momentum, "must both be in [0, 1]"))
         if not all(0 <= w < float("inf") for w in self.regulariser_weight):
             wrong.append(sentence("regulariser_weight", self.regulariser_weight, "must be from 0"))
+        if self.encoder.has_cls:
+            wrong.append(sentence("encoder.has_cls", True, "I-JEPA has no class token", "Leave it off."))
         return wrong
 
+    def min_side(self) -> int:
+        return self.crop.min_side(self.encoder.image_size)
 
-@dataclass(frozen=True)
-class IJEPAViews:
-    """One random resized crop an image; masks drawn for the whole batch at once."""
-
-    crop: Crop
-    masking: Masking
-    masks_per_image: int
-    image_size: tuple[int, int]
-    grid: tuple[int, int]
-    channels: int
-
-    def sample(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """(H, W, C) uint8 to (C, *image_size) uint8."""
-        return self.crop(image, self.image_size, rng)
-
-    def collate(self, samples: list[np.ndarray], seed: int, step: int, first: int) -> Batch:
-        """Samples at `first`, `first + 1`, ... of the step's global batch."""
-        draws = self.masks_per_image
-        masks = self.masking.sample(self.grid, seed=seed, step=step, first=first * draws, count=len(samples) * draws)
-        return Batch(torch.from_numpy(np.stack(samples)), masks, seed, step)
+    def batch_mistakes(self, num_images: int) -> list[str]:
+        if self.regulariser == "none" or num_images >= 2:
+            return []
+        return [sentence("batch_size", num_images, "the regulariser is a statistic over images and needs at least 2")]
 
 
 class IJEPA(Method):
@@ -119,7 +104,7 @@ class IJEPA(Method):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         out_width = vit.channels * vit.patch**2 if config.target == "pixels" else vit.width
         self.predictor = Predictor(config.predictor, vit.grid, vit.width, out_width, vit.init)
-        self.views = IJEPAViews(crop, config.masking, config.masks_per_image, vit.image_size, vit.grid, vit.channels)
+        self.views = MaskedViews(crop, config.masking, config.masks_per_image, vit.image_size, vit.grid, vit.channels)
 
     @property
     def encoder(self) -> ViT:
@@ -131,7 +116,7 @@ class IJEPA(Method):
         return self.student
 
     @torch.no_grad()
-    def targets(self, images: Tensor, batch: Batch) -> Tensor:
+    def targets(self, images: Tensor, batch: MaskedBatch) -> Tensor:
         """Normalised images to what the predictor should say: (R, M, T, D)."""
         index = batch.masks.targets
         rows, num_targets, num_patches = index.shape
@@ -152,7 +137,7 @@ class IJEPA(Method):
             mean = F.layer_norm(mean, mean.shape[-1:])
         return mean.reshape(rows, num_targets, num_patches, -1)
 
-    def predict(self, images: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def predict(self, images: Tensor, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
         """Normalised images to context tokens (R, K, D) and predictions (R, M, T, D)."""
         masks = batch.masks
         (context,) = self.student.encode(images, masks.context, masks.context_valid)
@@ -164,7 +149,7 @@ class IJEPA(Method):
         distance = DISTANCES[self.config.loss](predictions, targets, reduction="none").mean(-1)
         return patch_mean(distance, valid, dim=-1)
 
-    def forward(self, batch: Batch, t: float) -> dict[str, Tensor]:
+    def forward(self, batch: MaskedBatch, t: float) -> dict[str, Tensor]:
         images = self.student.normalise(batch.images)
         targets = self.targets(images, batch)
         context, predictions = self.predict(images, batch)
@@ -180,7 +165,7 @@ class IJEPA(Method):
         return {"loss": loss, "energy": energy.detach(), "regulariser": term.detach()}
 
     @torch.no_grad()
-    def energy(self, batch: Batch, target_images: Tensor | None = None) -> Tensor:
+    def energy(self, batch: MaskedBatch, target_images: Tensor | None = None) -> Tensor:
         """(R, M) energies; `target_images` (B, C, H, W) pairs each context with another image."""
         images = self.student.normalise(batch.images)
         others = images if target_images is None else self.student.normalise(target_images)
@@ -188,7 +173,7 @@ class IJEPA(Method):
         return self.block_energy(predictions, self.targets(others, batch), batch.masks.target_valid)
 
     @torch.no_grad()
-    def representations(self, batch: Batch) -> dict[str, Tensor]:
+    def representations(self, batch: MaskedBatch) -> dict[str, Tensor]:
         images = self.student.normalise(batch.images)
         _, predictions = self.predict(images, batch)
         blocks = patch_mean(predictions, batch.masks.target_valid, dim=-2)

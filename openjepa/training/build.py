@@ -39,7 +39,7 @@ def build(
     with initial_weights(recipe.seed):
         method = build_method(recipe.method)
     prepare(method, recipe, world)
-    watch, vit = recipe.watch, recipe.method.encoder
+    watch = recipe.watch
     probe: Probe | None = None
     if world.is_first and watch.probes:
         probe = open_probe(
@@ -50,11 +50,11 @@ def build(
         recipe=recipe,
         world=world,
         method=method,
-        optimizer=Optimizer(method, recipe.optim),
+        optimizer=Optimizer(method, recipe.optim, method.lr_scale),
         progress=plan(recipe.length, recipe.batch_size, source),
         steps=Steps(
             source, method.views, seed=recipe.seed, batch_size=recipe.batch_size, rank=world.rank,
-            world_size=world.size, min_side=recipe.method.crop.min_side(vit.image_size),
+            world_size=world.size, min_side=recipe.method.min_side(),
         ),
         journal=journal,
         checkpoints=Checkpoints(out / "checkpoints", recipe.keep.last),

@@ -160,9 +160,7 @@ class Recipe:
         wrong = [mistake for part in parts for mistake in part.mistakes()]
         if self.batch_size < 1:
             wrong.append(sentence("batch_size", self.batch_size, "must be at least 1"))
-        if self.method.regulariser != "none" and min(self.batch_size, self.micro_batch or self.batch_size) < 2:
-            rule = "the regulariser is a statistic over images and needs at least 2"
-            wrong.append(sentence("batch_size", self.batch_size, rule))
+        wrong += self.method.batch_mistakes(min(self.batch_size, self.micro_batch or self.batch_size))
         if self.micro_batch is not None and self.micro_batch < 1:
             wrong.append(sentence("micro_batch", self.micro_batch, "must be at least 1"))
         return wrong

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,18 +25,6 @@ def pixels(images: Tensor) -> Tensor:
     return shrunk(images.float() / 255)
 
 
-@dataclass(frozen=True)
-class PixelFeatures(Features):
-    """Raw pixels in the place of features."""
-
-    thumbnail: Tensor
-    """(B, C * h * w): the whole image, shrunk."""
-
-    @property
-    def pooled(self) -> Tensor:
-        return self.thumbnail
-
-
 class RawPixels(Encoder):
     """No model at all: tokens are the pixels of a patch, the pooled feature is the image shrunk."""
 
@@ -55,10 +41,10 @@ class RawPixels(Encoder):
     def fingerprint(self) -> str:
         return f"raw pixels {PIXEL_SIDE} {self.patch} {super().fingerprint()}"
 
-    def features(self, images: Tensor, num_layers: int) -> PixelFeatures:
+    def features(self, images: Tensor, num_layers: int) -> Features:
         rows, columns = images.shape[2] // self.patch, images.shape[3] // self.patch
         tokens = F.unfold(images, self.patch, stride=self.patch).transpose(1, 2)
-        return PixelFeatures((tokens,), (rows, columns), shrunk(images))
+        return Features((tokens,), (rows, columns), (shrunk(images),))
 
 
 def shrunk(x: Tensor) -> Tensor:

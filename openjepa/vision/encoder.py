@@ -27,6 +27,8 @@ class Features:
     """(B, N, D) for each layer asked for; the last layer is the last entry."""
     grid: tuple[int, int]
     """(rows, columns) of the N patches, in raster order."""
+    summaries: tuple[Tensor, ...] | None = None
+    """(B, D) a layer, where something other than the average stands for an image: a class token."""
 
     @property
     def tokens(self) -> Tensor:
@@ -35,8 +37,8 @@ class Features:
 
     @property
     def pooled(self) -> Tensor:
-        """(B, L * D): average over patches of each layer, concatenated (paper appendix A.2)."""
-        return torch.cat([tokens.mean(dim=1) for tokens in self.layers], dim=1)
+        """(B, L * D): average over patches of each layer, or its summary, concatenated (paper appendix A.2)."""
+        return torch.cat(self.summaries or [tokens.mean(dim=1) for tokens in self.layers], dim=1)
 
 
 class Encoder(nn.Module, ABC):

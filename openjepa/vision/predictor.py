@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjepa.errors import sentence
@@ -75,12 +76,14 @@ class Predictor(nn.Module):
     ) -> Tensor:
         """context_tokens (R, K, D) at indices `context` (R, K); `targets` (R, M, T) -> (R, M, T, D_out).
 
+        Tokens beyond those of `context` stand first and have no place in the grid (a class token).
         `context_valid` (R, K) and `target_valid` (R, M, T): False for padding, which nothing attends to.
         """
         rows, num_targets, num_patches = targets.shape
         weight = self.norm.weight
         positions = position_table(weight.shape[0], self.grid, self.grid, weight.device, weight.dtype)
-        seen = self.embed(context_tokens) + positions[context]
+        num_placeless = context_tokens.shape[1] - context.shape[1]
+        seen = self.embed(context_tokens) + F.pad(positions[context], (0, 0, num_placeless, 0))
         asked = self.mask_token + positions[targets]
         seen = seen[:, None].expand(-1, num_targets, -1, -1)
         x = torch.cat([seen, asked], dim=2).flatten(0, 1)
@@ -88,6 +91,7 @@ class Predictor(nn.Module):
         if context_valid is not None or target_valid is not None:
             if context_valid is None:
                 context_valid = torch.ones_like(context, dtype=torch.bool)
+            context_valid = F.pad(context_valid, (num_placeless, 0), value=True)
             if target_valid is None:
                 target_valid = torch.ones_like(targets, dtype=torch.bool)
             context_valid = context_valid[:, None].expand(-1, num_targets, -1)

@@ -1,4 +1,4 @@
-"""The Vision Transformer encoder: no class token, frozen sine-cosine positions (paper section 4, reference 1.1).
+"""The Vision Transformer encoder: frozen sine-cosine positions, a class token only where asked for (paper section 4).
 
 Departs from the released code in taking any image size, channel count and patch; sizes for small images are ours.
 """
@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjepa.errors import ConfigError, nearest, sentence
 from openjepa.randomness import initial_weights
 from openjepa.vision.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, Features
 from openjepa.vision.positions import position_table
-from openjepa.vision.transformer import Init, Transformer, initialise
+from openjepa.vision.transformer import INIT_STD, Init, Transformer, initialise
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,12 @@ class ViTConfig:
     std: tuple[float, ...] = IMAGENET_STD
     """Standard deviation of each channel, for pixels in 0..1."""
     init: Init = "rescaled"
-    """Of encoder and predictor: "rescaled" divides block l's output layers by sqrt(2 l), "official" does not."""
+    """Of encoder and predictor: "rescaled" divides block l's output layers by sqrt(2 l), "official" does not; "xavier"
+    is MAE's."""
+    has_cls: bool = False
+    """A class token in front of the patches (MAE, iBOT); the paper's encoder has none."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """What stands for an image in evaluation: the average of its patch tokens, or the class token."""
 
     @property
     def channels(self) -> int:
@@ -77,6 +84,8 @@ class ViTConfig:
             wrong.append(sentence("encoder.std", self.std, rule))
         if not all(0 < std < float("inf") for std in self.std):
             wrong.append(sentence("encoder.std", self.std, "must be above 0"))
+        if self.pooling == "cls" and not self.has_cls:
+            wrong.append(sentence("encoder.pooling", self.pooling, "needs a class token", "Use mean."))
         return wrong
 
 
@@ -119,10 +128,14 @@ class ViT(Encoder):
         self.config = config
         self.image_size, self.channels = config.image_size, config.channels
         self.width, self.depth = config.width, config.depth
+        self.pooling = "class token" if config.pooling == "cls" else "average of patch tokens"
         self.embed = nn.Linear(config.channels * config.patch**2, config.width)
         hidden = round(config.width * config.mlp_ratio)
         self.blocks = Transformer(config.width, config.depth, config.heads, hidden)
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        if config.has_cls:
+            self.cls_token = nn.Parameter(torch.zeros(config.width))
+            nn.init.trunc_normal_(self.cls_token, std=INIT_STD)
         initialise(self, config.init)
 
     def patches(self, images: Tensor) -> Tensor:
@@ -145,20 +158,30 @@ class ViT(Encoder):
         keep: Tensor | None = None,
         valid: Tensor | None = None,
         num_layers: int = 1,
+        hidden: tuple[Tensor, Tensor] | None = None,
+        branches: Tensor | None = None,
     ) -> list[Tensor]:
-        """Normalised images to the normed tokens of the last `num_layers` blocks, (R, K, D) each.
+        """Normalised images to the normed tokens of the last `num_layers` blocks, (R, K, D) each; with a class token
+        (R, 1 + K, D), that one first.
 
         `keep`: (R, K) indices of the patches to see, where R is B or a multiple of it (several draws an
         image, rows of an image adjacent); `valid`: (R, K) bool, False for padding. Patches left out are
-        never embedded, so a context costs only its own size.
+        never embedded, so a context costs only its own size. `hidden`: (R, K) bool and (D,), the token that stands
+        for patches where True, before positions are added. `branches`: see `drop_path`.
         """
         grid = (images.shape[2] // self.config.patch, images.shape[3] // self.config.patch)
         patches, positions = self.patches(images), self.positions(grid)
         if keep is None:
-            x = self.embed(patches) + positions
+            x = self.embed(patches)
         else:
-            x = self.embed(take(patches, keep)) + positions[keep]
-        return [self.norm(tokens) for tokens in self.blocks(x, valid, num_layers)]
+            x, positions = self.embed(take(patches, keep)), positions[keep]
+        if hidden is not None:
+            x = torch.where(hidden[0][..., None], hidden[1].to(x.dtype), x)
+        x = x + positions
+        if self.config.has_cls:
+            x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+            valid = valid if valid is None else F.pad(valid, (1, 0), value=True)
+        return [self.norm(tokens) for tokens in self.blocks(x, valid, num_layers, branches)]
 
     def fingerprint(self) -> str:
         # heads and patch leave no trace in the shapes of all tensors
@@ -170,7 +193,11 @@ class ViT(Encoder):
 
     def features(self, images: Tensor, num_layers: int) -> Features:
         grid = (images.shape[2] // self.config.patch, images.shape[3] // self.config.patch)
-        return Features(tuple(self.encode(images, num_layers=num_layers)), grid)
+        layers = self.encode(images, num_layers=num_layers)
+        if not self.config.has_cls:
+            return Features(tuple(layers), grid)
+        cls = tuple(tokens[:, 0] for tokens in layers) if self.config.pooling == "cls" else None
+        return Features(tuple(tokens[:, 1:] for tokens in layers), grid, cls)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ def test_workers_read_a_stream_that_their_parent_has_begun(folder):
     class Numbers:
         channels: int = 3
 
-        def sample(self, image, rng):
+        def sample(self, image, rng, label):
             return int(image[0, 0, 0])
 
         def collate(self, samples, seed, step, first):

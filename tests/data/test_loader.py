@@ -68,7 +68,7 @@ class Plain:
 
     channels: int = 3
 
-    def sample(self, image: np.ndarray, rng: np.random.Generator) -> tuple[int, float]:
+    def sample(self, image: np.ndarray, rng: np.random.Generator, label: int | None) -> tuple[int, float]:
         return int(image[0, 0, 0]), rng.random()
 
     def collate(self, samples: list[tuple[int, float]], seed: int, step: int, first: int) -> dict[str, torch.Tensor]:
@@ -365,9 +365,9 @@ def test_the_hint_for_large_jpegs_reaches_the_decoder(tmp_path, encode, monkeypa
 
     @dataclass(frozen=True)
     class Shapes(Plain):
-        def sample(self, image, rng):
+        def sample(self, image, rng, label):
             seen.append(image.shape)
-            return super().sample(image, rng)
+            return super().sample(image, rng, label)
 
     source, crop = open_source(str(tmp_path)), Crop()
     for min_side in (None, crop.min_side((16, 16))):

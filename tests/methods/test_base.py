@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from openjepa.masking import Masks
-from openjepa.methods import Batch
+from openjepa.methods import MaskedBatch
 
 DRAWS = 3
 
@@ -19,7 +19,7 @@ def batch(num_images, *, is_padded):
         torch.rand(rows, 4) < 0.5 if is_padded else None,
         torch.rand(rows, 2, 5) < 0.5 if is_padded else None,
     )
-    return Batch(torch.arange(num_images * 12).reshape(num_images, 3, 2, 2).byte(), masks, 5, 6)
+    return MaskedBatch(torch.arange(num_images * 12).reshape(num_images, 3, 2, 2).byte(), 5, 6, masks)
 
 
 @pytest.mark.parametrize("is_padded", [False, True])

@@ -32,7 +32,7 @@ def method(config):
 def drawn(views, first=0, count=NUM_IMAGES):
     rng = np.random.default_rng(first)
     images = [rng.integers(0, 256, (40, 36 + i, views.channels), dtype=np.uint8) for i in range(first, first + count)]
-    samples = [views.sample(image, np.random.default_rng(i)) for i, image in enumerate(images)]
+    samples = [views.sample(image, np.random.default_rng(i), i) for i, image in enumerate(images)]
     return views.collate(samples, seed=1, step=2, first=first)
 
 

@@ -251,7 +251,7 @@ def test_other_channel_counts_train(channels):
     for target in ("output", "pixels"):
         method = IJEPA(replace(TINY, encoder=encoder, target=target))
         image = np.random.default_rng(0).integers(0, 256, (30, 50, channels), dtype=np.uint8)
-        sample = method.views.sample(image, np.random.default_rng(1))
+        sample = method.views.sample(image, np.random.default_rng(1), None)
         assert sample.shape == (channels, 16, 32)
         loss = method(method.views.collate([sample] * 2, 0, 0, 0), 0.0)["loss"]
         assert math.isfinite(loss.item())
