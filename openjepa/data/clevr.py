@@ -73,13 +73,17 @@ class Clevr(Source):
         return len(self._names)
 
     def __getitem__(self, index: int) -> Item:
-        path = os.path.join(self._images, str(self._names[index]))
+        path = self.name(index)
         try:
             with open(path, "rb") as file:
                 image = file.read()
         except OSError as error:
             raise BadImage(f"cannot be read: {error.strerror}", path) from error
         return Item(image, path, int(self._labels[index]))
+
+    def name(self, index: int) -> str:
+        """Its path."""
+        return os.path.join(self._images, str(self._names[index]))
 
     def labels(self) -> np.ndarray:
         """(len,) int64: positions in `classes`."""

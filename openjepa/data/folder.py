@@ -39,13 +39,17 @@ class Folder(Source):
         return len(self._files)
 
     def __getitem__(self, index: int) -> Item:
-        path = os.path.join(self.root, os.fsdecode(self._files[int(index)].as_py()))
+        path = self.name(index)
         try:
             with open(path, "rb") as file:
                 image = file.read()
         except OSError as error:
             raise BadImage(f"cannot be read: {error.strerror}", path) from error
         return Item(image, path, None if self._labels is None else int(self._labels[index]))
+
+    def name(self, index: int) -> str:
+        """Its path."""
+        return os.path.join(self.root, os.fsdecode(self._files[int(index)].as_py()))
 
     def labels(self) -> np.ndarray | None:
         """(len,) int64: positions in `classes`."""

@@ -136,6 +136,11 @@ class _Rows(Source):
         label = None if self._labels is None else int(self._labels[index])
         return _item(self._rows[int(index)][self._image], f"{self._spec} row {index}", label)
 
+    def name(self, index: int) -> str:
+        """The path that the row keeps, if it keeps one; no file is opened."""
+        image = self._rows[int(index)][self._image]
+        return (image or {}).get("path") or f"{self._spec} row {index}"
+
     def labels(self) -> np.ndarray | None:
         """(len,) int64 from the label column; -1 for a row without one."""
         return self._labels

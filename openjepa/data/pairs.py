@@ -51,6 +51,9 @@ class Pairs(Source):
         item = self._images[index]
         return Item(item.image, item.name)
 
+    def name(self, index: int) -> str:
+        return self._images.name(index)
+
     def labels(self) -> None:
         """None: pixels have classes, images have not."""
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect_right
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -59,9 +60,7 @@ class Parquet(Source):
         return self._starts[-1]
 
     def __getitem__(self, index: int) -> Item:
-        group = bisect_right(self._starts, index) - 1
-        row = int(index) - self._starts[group]
-        name = f"{self._groups[group][0]}: row {row} of row group {self._groups[group][1]}"
+        group, row, name = self._place(index)
         images = self._row_group(group)
         if isinstance(images, str):
             raise BadImage(images, name)
@@ -70,12 +69,38 @@ class Parquet(Source):
             raise BadImage("no image bytes in this row", name)
         return Item(image, name, None if self._labels is None else int(self._labels[index]))
 
+    def name(self, index: int) -> str:
+        """The path that the row keeps beside the bytes, if it keeps one."""
+        path = None if self._paths is None else self._paths[int(index)].as_py()
+        return path or self._place(index)[2]
+
+    @cached_property
+    def _paths(self) -> pa.ChunkedArray | None:
+        """Of all rows, where the files have such a field."""
+        parts = []
+        for path in dict.fromkeys(path for path, _ in self._groups):
+            kind = _open(path).schema_arrow.field(self._image).type
+            if not (pa.types.is_struct(kind) and kind.get_field_index("path") >= 0):
+                return None
+            column = _read(path, None, self._image, "path")
+            if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+                return None
+            parts.append(column.cast(pa.large_string()))
+        return pa.chunked_array([chunk for column in parts for chunk in column.chunks], pa.large_string())
+
+    def _place(self, index: int) -> tuple[int, int, str]:
+        """Row group, row in it, and both in words."""
+        group = bisect_right(self._starts, index) - 1
+        row = int(index) - self._starts[group]
+        return group, row, f"{self._groups[group][0]}: row {row} of row group {self._groups[group][1]}"
+
     def labels(self) -> np.ndarray | None:
         """(len,) int64; -1 for a row without one."""
         return self._labels
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": {}}  # a spawned worker reads for itself
+        kept = {key: value for key, value in self.__dict__.items() if key != "_paths"}
+        return {**kept, "_kept": {}}  # a spawned worker reads for itself
 
     def _row_group(self, group: int) -> pa.ChunkedArray | str:
         """The image bytes of a row group, or why they cannot be read."""

@@ -23,6 +23,9 @@ class Part(Source):
     def __getitem__(self, index: int) -> Item:
         return self.whole[int(self.positions[index])]
 
+    def name(self, index: int) -> str:
+        return self.whole.name(int(self.positions[index]))
+
     def labels(self) -> np.ndarray | None:
         labels = self.whole.labels()
         return None if labels is None else labels[self.positions]

@@ -61,6 +61,11 @@ class Source(ABC):
     def __getitem__(self, index: int) -> Item:
         """The image at `index`, not decoded. Raises BadImage when this one cannot be read."""
 
+    def name(self, index: int) -> str:
+        """What a list of images would call the one at `index`: the path that it has, or had, of its own; where there
+        is none, what `Item.name` says. Sources that know it read no image for it."""
+        return self[index].name
+
     @abstractmethod
     def labels(self) -> np.ndarray | None:
         """(len,) int64 without decoding an image, or None when the source has no labels."""

@@ -47,7 +47,7 @@ class Tar(Source):
     def __getitem__(self, index: int) -> Item:
         number, offset, size, label_offset, label_size = self._places[index].tolist()
         path = self._paths[number]
-        name = f"{path}: {os.fsdecode(self._names[int(index)].as_py())}"
+        name = f"{path}: {self.name(index)}"
         try:
             image = _read(path, offset, size)
             label = _number(_read(path, label_offset, label_size))
@@ -56,6 +56,10 @@ class Tar(Source):
         if len(image) < size:
             raise BadImage("its tar has become shorter since it was opened", name)
         return Item(image, name, label)
+
+    def name(self, index: int) -> str:
+        """Of the member."""
+        return os.fsdecode(self._names[int(index)].as_py())
 
     def labels(self) -> np.ndarray | None:
         """(len,) int64 from the .cls members, or None unless every image has one that is a number."""

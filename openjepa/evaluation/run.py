@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,53 +22,16 @@ from openjepa.data.loader import num_workers
 from openjepa.data.part import split
 from openjepa.data.source import Source
 from openjepa.distributed import pick_device
-from openjepa.errors import ConfigError, DataError, OpenJepaError, sentence
+from openjepa.errors import ConfigError, DataError, Interrupted, OpenJepaError, sentence
 from openjepa.evaluation.features import Extractor
+from openjepa.evaluation.record import Evaluation, Figure, device_name, identity, versions
 from openjepa.evaluation.sets import ImageSet, number_alike, overlap
-from openjepa.evaluation.task import Row, Score, Task, known, pick
+from openjepa.evaluation.task import Row, Task, known, pick
 from openjepa.vision.controls import RawPixels
 from openjepa.vision.encoder import Encoder
 
 CACHE = Path("~/.cache/openjepa/features")
 RESULTS = "results.json"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A score and where it belongs; or why there is none."""
-
-    data: str
-    test: str
-    row: str
-    task: str
-    question: str
-    score: Score | None
-    error: str | None
-    seconds: float
-
-
-@dataclass
-class Evaluation:
-    """Every figure of an evaluation, and what to know when reading them."""
-
-    encoder: str
-    figures: list[Figure] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    sets: list[dict[str, Any]] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    def score(self, task: str, question: str | None = None, row: str = "encoder", data: str | None = None) -> Score:
-        """The first score that fits. KeyError when there is none."""
-        for figure in self.figures:
-            is_asked = figure.task == task and figure.row == row and question in (None, figure.question)
-            if is_asked and data in (None, figure.data) and figure.score is not None:
-                return figure.score
-        raise KeyError(f"no {task} of {row} (question {question}, data {data})")
-
-    def document(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
 
 
 def evaluate(
@@ -79,37 +42,44 @@ def evaluate(
     tasks: Sequence[str] | None = None,
     settings: dict[str, Task] | None = None,
     name: str = "",
+    which: str = "",
     seed: int = 0,
     cache: str | Path | None = CACHE,
     device: str = "auto",
     workers: int | None = None,
     out: str | Path | None = None,
+    has_controls: bool = True,
     is_quiet: bool = True,
 ) -> Evaluation:
     """Measure frozen features of `encoder`, of raw pixels, and of the same architecture untrained.
 
     `data`, `test`: a labelled set each, or several in pairs, as `--data` takes them; without `test` one image in
-    five is held out, drawn by `seed`. `tasks`: names, by default all that the data has answers for; `settings`: tasks
-    with settings of their own. `cache`: None keeps no features. `out` gets results.json. Raises ConfigError,
-    DataError; a task that cannot be measured on a set is an entry with its `error`.
+    five is held out, drawn by `seed`. `tasks`: names, by default all that the data has answers for and that take no
+    hours; `settings`: tasks with settings of their own. `name` and `which` (target or context) tell the encoder from
+    others, for the record. `cache`: None keeps no features. `out` gets results.json, and the runs of tasks that train.
+    `has_controls`: False measures the encoder alone. Raises ConfigError, DataError; a task that cannot be measured on
+    a set is an entry with its `error`.
     """
     started = time.perf_counter()
     target = None if out is None else _made(Path(out))
-    chosen = pick(list(known() if tasks is None else tasks), settings)
+    folder, where = _cache(cache), pick_device(device)
+    usual = [each for each, kind in known().items() if kind.is_usual]
+    chosen = pick(usual if tasks is None else list(tasks), settings)
     pairs = _pairs(data, test, seed)
     found = Evaluation(encoder=name or type(encoder).__name__)
     found.settings = {
-        "seed": seed,
-        "tasks": {task.name: to_dict(task) for task in chosen},
-        "encoder": identity(encoder),
-    }
+        "seed": seed, "tasks": {task.name: to_dict(task) for task in chosen},
+        "encoder": {**identity(encoder), "which": which}, "device": device_name(where), "versions": versions(),
+    }  # fmt: skip
     was_training = encoder.training
-    rows = {label: each.to(pick_device(device)).eval() for label, each in _rows(encoder.eval(), seed, found).items()}
+    every = _rows(encoder.eval(), seed, found) if has_controls else {"encoder": encoder.eval()}
+    rows = {label: each.to(where).eval() for label, each in every.items()}
     with Progress(console=Console(stderr=True), transient=True, disable=is_quiet) as progress, torch.no_grad():
-        folder = None if cache is None else Path(os.path.expanduser(cache))
-        extractor = Extractor(folder, pick_device(device), num_workers(workers), progress)
+        extractor = Extractor(folder, where, num_workers(workers), progress)
         for train, held_out in pairs:
-            _evaluate_pair(found, train, held_out, rows, chosen, extractor, progress, seed, is_named=tasks is not None)
+            pair = Row("encoder", encoder, train, held_out, extractor, seed, target)
+            _evaluate_pair(found, pair, rows, chosen, progress, is_named=tasks is not None)
+    found.warnings += extractor.warnings
     encoder.train(was_training)
     found.seconds = time.perf_counter() - started
     if target is not None:
@@ -117,36 +87,22 @@ def evaluate(
     return found
 
 
-def identity(encoder: Encoder) -> dict[str, Any]:
-    """What tells this encoder from others: its kind, its weights, what it takes and gives."""
-    return {
-        "kind": type(encoder).__name__, "fingerprint": encoder.fingerprint(), "image_size": list(encoder.image_size),
-        "width": encoder.width, "depth": encoder.depth, "mean": encoder.mean.flatten().tolist(),
-        "std": encoder.std.flatten().tolist(),
-    }  # fmt: skip
-
-
 def _evaluate_pair(
-    found: Evaluation,
-    train: ImageSet,
-    test: ImageSet,
-    rows: dict[str, Encoder],
-    tasks: list[Task],
-    extractor: Extractor,
-    progress: Progress,
-    seed: int,
-    is_named: bool,
+    found: Evaluation, pair: Row, rows: dict[str, Encoder], tasks: list[Task], progress: Progress, is_named: bool
 ) -> None:
     """Every row on every task of one pair of sets."""
+    train, test = pair.train, pair.test
     for images in (train, test):
         images.look(progress)
     _describe(found, train, test)
     asked = {task: task.questions(train, test) for task in tasks}
     _complain(asked, train, test, is_named)
     for label, encoder in rows.items():
-        row = Row(label, encoder, train, test, extractor, seed)
-        found.figures += [_measure(task, row, question, progress) for task in asked for question in asked[task]]
-    _warn_of_bad(found, rows["encoder"], extractor, train, test)
+        row = replace(pair, name=label, encoder=encoder)
+        for task, questions in asked.items():
+            if label == "encoder" or task.fits(encoder):  # of a control that does not fit there is nothing to say
+                found.figures += [_measure(task, row, question, progress) for question in questions]
+    _warn_of_bad(found, pair.encoder, pair.extractor, train, test)
 
 
 def _rows(encoder: Encoder, seed: int, found: Evaluation) -> dict[str, Encoder]:
@@ -168,6 +124,17 @@ def _made(path: Path) -> Path:
         rule = f"cannot be made: {error.strerror}"
         raise ConfigError(sentence("out", str(path), rule, "Take another --out.")) from None
     return path
+
+
+def _cache(given: str | Path | None) -> Path | None:
+    """The folder for features. ConfigError where a file is in its way."""
+    if given is None:
+        return None
+    folder = Path(os.path.expanduser(given))
+    for each in (folder, *folder.parents):
+        if os.path.exists(each) and not os.path.isdir(each):
+            raise ConfigError(sentence("cache", str(given), f"{each} is a file", "Name a folder with --cache."))
+    return folder
 
 
 def _pairs(data: Any, test: Any, seed: int) -> list[tuple[ImageSet, ImageSet]]:
@@ -198,7 +165,10 @@ def patch_of(encoder: Encoder) -> int:
 
 def _describe(found: Evaluation, train: ImageSet, test: ImageSet) -> None:
     """What the sets are, and what is odd about them."""
-    about: dict[str, Any] = {"data": train.identity, "test": test.identity, "questions": {}}
+    about: dict[str, Any] = {
+        "data": train.identity, "test": test.identity, "data_digest": train.digest, "test_digest": test.digest,
+        "questions": {},
+    }  # fmt: skip
     found.sets.append(about)
     if shared := overlap(train, test):
         found.warnings.append(f"{shared} of {len(test)} test images of {test.spec} are in {train.spec} too, by content")
@@ -208,6 +178,10 @@ def _describe(found: Evaluation, train: ImageSet, test: ImageSet) -> None:
         seen, asked = (set(answers[answers >= 0].tolist()) for answers in (one, other))
         about["questions"][question] = {"classes": len(seen | asked), "train": int((one >= 0).sum()),
                                         "test": int((other >= 0).sum())}  # fmt: skip
+        for images, answers in ((train, one), (test, other)):
+            if unlabelled := int((answers < 0).sum()):
+                where = f"{len(images)} images of {images.spec}"
+                found.warnings.append(f"{question}: {unlabelled} of {where} left out: they have no answer")
         for missing, there, here in ((asked - seen, "test", "train"), (seen - asked, "train", "test")):
             if missing:
                 shown = ", ".join(named[question][number] for number in sorted(missing)[:5])
@@ -232,6 +206,8 @@ def _measure(task: Task, row: Row, question: str, progress: Progress) -> Figure:
     score, error = None, None
     try:
         score = task.measure(row, question)
+    except Interrupted:  # the user wants it to end, not to go on with the next figure
+        raise
     except OpenJepaError as problem:
         error = str(problem)
     progress.remove_task(line)

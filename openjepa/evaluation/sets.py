@@ -5,6 +5,7 @@ Paper appendix A.2 evaluates on labelled sets; a set of scenes has several label
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from functools import cached_property
 
@@ -33,7 +34,7 @@ class ImageSet:
             raise DataError(sentence(role, self.spec, rule, "Leave out streaming."))
         if len(self.source) < FEWEST:
             raise DataError(sentence(role, self.spec, f"has {len(self.source)} images; {FEWEST} are needed"))
-        self._dense: dict[tuple[str, tuple[int, int], int], Tensor] = {}
+        self._dense: dict[tuple[str, tuple[int, int], bytes], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.source)
@@ -53,6 +54,11 @@ class ImageSet:
         """(N, 16) uint8: equal for images of equal content. Every image is read, and none decoded."""
         return self._look(range(len(self)))
 
+    @property
+    def digest(self) -> str:
+        """Of the content of all images: the same wherever and in whatever order they lie."""
+        return hashlib.blake2b(b"".join(sorted(map(bytes, self.fingerprints))), digest_size=16).hexdigest()
+
     def look(self, progress: Progress) -> None:
         """Read `fingerprints` now, with a bar: a large set takes minutes."""
         line = progress.add_task(f"reading {self.spec}", total=len(self))
@@ -69,11 +75,11 @@ class ImageSet:
         """Whether every image comes with a map of this name ("depth" or "mask")."""
         return name in self.source.dense_names
 
-    def dense(self, name: str, size: tuple[int, int], count: int) -> Tensor:
-        """(count, *size): maps of the first images, cropped as the images are."""
-        key = (name, size, count)
+    def dense(self, name: str, size: tuple[int, int], positions: np.ndarray) -> Tensor:
+        """(n, *size): maps of the images at (n,) positions, cropped as the images are."""
+        key = (name, size, positions.tobytes())
         if key not in self._dense:
-            maps = [nearest_crop(self.source.dense(index)[name], size) for index in range(count)]
+            maps = [nearest_crop(self.source.dense(int(index))[name], size) for index in positions]
             self._dense[key] = torch.from_numpy(np.stack(maps))
         return self._dense[key]
 

@@ -10,8 +10,10 @@ import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +21,8 @@ from openjepa.errors import ConfigError, DataError, nearest, sentence
 from openjepa.evaluation.features import Extractor, Pooled
 from openjepa.evaluation.sets import ImageSet
 from openjepa.measure.split import hold_out
+from openjepa.measure.subset import Rows, Subset, subset
+from openjepa.randomness import generator
 from openjepa.vision.encoder import Encoder
 
 
@@ -53,16 +57,33 @@ class Row:
     test: ImageSet
     extractor: Extractor
     seed: int
+    out: Path | None = None
+    """Directory for what a task leaves behind: runs, where it trains."""
 
-    def labelled(self, question: str, num_layers: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def labelled(self, question: str, num_layers: int = 1) -> tuple[Rows, Tensor, Rows, Tensor]:
         """Features and answers, (N, L * D), (N,), (Q, L * D), (Q,): of train, then of test; unlabelled and unreadable
-        images left out, and test images of classes that train does not have: `graded` counts those as wrong."""
-        parts = []
-        for images in (self.train, self.test):
-            pooled = self.extractor.pooled(self.encoder, images, self.name)
-            keep = usable(images, pooled, question) & (images.answers[question] < self.num_classes(question))
-            parts += [pooled.concatenated(num_layers)[keep], images.answers[question][keep]]
-        return parts[0], parts[1], parts[2], parts[3]
+        images left out, and test images of classes that train does not have: `graded` counts those as wrong.
+
+        Features are the memory map itself, or some of its rows: nothing is copied. DataError when none are left.
+        """
+        return *self._usable(self.train, question, num_layers), *self._usable(self.test, question, num_layers)
+
+    def positions(self, question: str) -> np.ndarray:
+        """(N,) where in train the images lie whose features `labelled` gives."""
+        keep = usable(self.train, self.extractor.pooled(self.encoder, self.train, self.name), question)
+        return np.flatnonzero(keep.numpy())
+
+    def _usable(self, images: ImageSet, question: str, num_layers: int) -> tuple[Rows, Tensor]:
+        pooled = self.extractor.pooled(self.encoder, images, self.name)
+        features, answers = pooled.concatenated(num_layers), images.answers[question]
+        keep = usable(images, pooled, question) & (answers < self.num_classes(question))
+        if not keep.any():
+            rule = f"no image can be read and has, for {question!r}, a class that {self.train.spec} has"
+            raise DataError(sentence(images.role, images.spec, rule))
+        if keep.all():
+            return features, answers
+        index = keep.nonzero().flatten()
+        return subset(features, index), answers[index]
 
     def graded(self, correct: Tensor, question: str) -> Tensor:
         """(Q,) shares or truths of `labelled` test images to float64 of all usable ones."""
@@ -79,9 +100,13 @@ class Row:
             raise DataError(sentence(self.train.role, self.train.spec, rule))
         return int(train.max()) + 1
 
-    def tokens(self, images: ImageSet, most: int) -> Tensor:
-        """(n, P, D) patch tokens of the last layer of the first n = min(len, most) images of a set."""
-        return self.extractor.tokens(self.encoder, images, min(len(images), most))
+    def dense(self, images: ImageSet, name: str, most: int) -> tuple[Subset, Tensor]:
+        """Patch tokens of the last layer, (n, P, D), and maps, (n, *image_size), of n = min(len, most) images of a
+        set, drawn by the seed; the larger of two samples has all that the smaller one has."""
+        order = generator(self.seed, "dense-sample").permutation(len(images))[:most]
+        tokens = self.extractor.tokens(self.encoder, images, order, self.name)
+        maps = images.dense(name, self.encoder.image_size, np.sort(order))
+        return subset(tokens, torch.from_numpy(order.argsort())), maps
 
 
 def usable(images: ImageSet, pooled: Pooled, question: str) -> Tensor:
@@ -97,10 +122,16 @@ class Task(ABC):
     name: ClassVar[str]
     about: ClassVar[str]
     """One line for `--help` and tables."""
+    is_usual: ClassVar[bool] = True
+    """Measured unless others are named; not for what takes hours."""
 
     def mistakes(self) -> list[str]:
         """Every setting that cannot be used, as sentences."""
         return []
+
+    def fits(self, encoder: Encoder) -> bool:
+        """Whether it can be measured on an encoder of this kind."""
+        return True
 
     @abstractmethod
     def questions(self, train: ImageSet, test: ImageSet) -> list[str]:
@@ -178,6 +209,13 @@ def patch_side(size: tuple[int, int], num_patches: int) -> int:
         rule = f"{num_patches} tokens are no grid of square patches of it"
         raise DataError(sentence("image_size", size, rule, "Dense tasks need one token a square patch."))
     return side
+
+
+def taken(images: ImageSet, count: int, what: str) -> str:
+    """'2000 of 5000 test images drawn by the seed', or '5000 test images' where that is all of them."""
+    if count == len(images):
+        return f"{count} {what} images"
+    return f"{count} of {len(images)} {what} images drawn by the seed"
 
 
 def split_images(count: int, seed: int) -> tuple[Tensor, Tensor]:

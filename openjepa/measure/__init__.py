@@ -1,8 +1,8 @@
 """Numbers about frozen features (neighbours, a linear head, the spectrum), and what all accept.
 
-Features are (N, D), one row for each image, of any real dtype. All arithmetic is float64, which
-neither autocast nor reduced-precision matrix products touch, so that a probe inside training
-reads like one after it.
+Features are (N, D), one row for each image, of any real dtype; they may be a memory map, or a `Subset`
+of its rows. All arithmetic is float64, which neither autocast nor reduced-precision matrix products
+touch, so that a probe inside training reads like one after it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from openjepa.errors import DataError, sentence
+from openjepa.measure.subset import Rows, Subset
 
-_ROWS_PER_CHECK = 1 << 16  # bounds what the search for NaN takes beside a large bank
+_ROWS_PER_CHECK = 1 << 13  # bounds what the search for NaN takes beside a large bank
 
 
-def check_features(features: Tensor, what: str = "features") -> None:
+def check_features(features: Rows, what: str = "features") -> None:
     """Raise DataError unless `features` is (N, D), not empty and finite; it counts the bad rows."""
     if features.ndim != 2 or features.numel() == 0:
         rule = "needs the shape (images, width), neither of them 0"
@@ -32,13 +33,13 @@ def float64(features: Tensor) -> Tensor:
     return (features.cpu() if features.device.type == "mps" else features).double()
 
 
-def as_features(features: Tensor, what: str = "features") -> Tensor:
-    """Checked and in float64: (N, D) to (N, D). Raises DataError."""
+def as_features(features: Rows, what: str = "features") -> Tensor:
+    """Checked and in float64, all at once: (N, D) to (N, D). Raises DataError."""
     check_features(features, what)
-    return float64(features)
+    return float64(features[:] if isinstance(features, Subset) else features)
 
 
-def as_labels(labels: Tensor, features: Tensor, num_classes: int, what: str = "labels") -> Tensor:
+def as_labels(labels: Tensor, features: Rows, num_classes: int, what: str = "labels") -> Tensor:
     """Labels (N,) as int64 on the device where the arithmetic on their features (N, D) is done.
 
     Raises DataError unless they are N integers in 0 to `num_classes` - 1.

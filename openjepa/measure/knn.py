@@ -11,6 +11,7 @@ from torch import Tensor
 
 from openjepa.errors import ConfigError, sentence
 from openjepa.measure import as_labels, check_features, unit_rows
+from openjepa.measure.subset import Rows
 
 K = 20
 """Neighbours that vote, as DINO reports."""
@@ -21,9 +22,9 @@ CHUNK_SIZE = 2048
 
 
 def knn_predict(
-    bank: Tensor,
+    bank: Rows,
     bank_labels: Tensor,
-    queries: Tensor,
+    queries: Rows,
     num_classes: int,
     k: int = K,
     temperature: float = TEMPERATURE,
@@ -62,9 +63,9 @@ def knn_predict(
 
 
 def knn_accuracy(
-    bank: Tensor,
+    bank: Rows,
     bank_labels: Tensor,
-    queries: Tensor,
+    queries: Rows,
     query_labels: Tensor,
     num_classes: int,
     k: int = K,
@@ -77,7 +78,7 @@ def knn_accuracy(
     return float((guess == truth).double().mean())
 
 
-def _nearest(queries: Tensor, bank: Tensor, k: int, chunk_size: int) -> tuple[Tensor, Tensor]:
+def _nearest(queries: Tensor, bank: Rows, k: int, chunk_size: int) -> tuple[Tensor, Tensor]:
     """Similarity, largest first, and bank row, each (Q, k), of what is nearest to unit queries."""
     similarity = queries.new_empty(len(queries), 0)
     row = torch.empty_like(similarity, dtype=torch.long)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,68 +19,16 @@ from torch import Tensor
 
 from openjepa.errors import ConfigError, DataError, sentence
 from openjepa.measure import as_labels, check_features
+from openjepa.measure.lars_config import PAPER, LarsConfig
+from openjepa.measure.moments import moments
 from openjepa.measure.split import hold_out
+from openjepa.measure.subset import Rows, Subset, subset
 from openjepa.randomness import generator
 
 _EPS = 1e-8  # of the local rate's denominator (apex)
 _VARIANCE_EPS = 1e-5  # torch.nn.BatchNorm1d
 _INIT_STD = 0.01  # of the weights (MAE); LARS steps are relative to their length, so they may not be zero
 _ROWS = 2048  # read and multiplied at a time: bounds what a batch takes, however many heads and classes
-
-
-@dataclass(frozen=True)
-class LarsConfig:
-    """A sweep of linear heads, one for each pair of a learning rate and a weight decay, and their training."""
-
-    lrs: tuple[float, ...] = (0.01, 0.05, 0.001)
-    """Reference learning rates, for a batch of `lr_batch_size` (paper: 0.01, 0.05, 0.001)."""
-    lr_batch_size: int = 256
-    """Batch to which `lrs` refer; rates are scaled by `batch_size` over it (VISSL: 256)."""
-    weight_decays: tuple[float, ...] = (0.0005, 0.0)
-    """L2 weight decays, of the weights and not of the biases (paper: 0.0005 and 0)."""
-    momentum: float = 0.9
-    """Of SGD, on the gradient before it meets the learning rate, as in torch (VISSL: 0.9)."""
-    trust: float = 0.001
-    """Length of a step at rate 1 as a share of that of the weights (VISSL: 0.001)."""
-    batch_size: int = 16_384
-    """Images a step (paper: 16,384); the last batch of an epoch is what is left."""
-    epochs: int = 50
-    """Times that every image is seen (paper: 50)."""
-    drop_every: int = 15
-    """Epochs at one learning rate (paper: 15)."""
-    drop_factor: float = 10.0
-    """What the learning rate is then divided by (paper: 10)."""
-    is_normalised: bool = True
-    """Features are standardised as `BatchNorm1d(affine=False)` would (MAE; VISSL's `eval_mlp`)."""
-
-    def mistakes(self) -> list[str]:
-        """Every setting that cannot be used, as sentences."""
-        wrong = []
-        if not self.lrs or not all(0 < lr < math.inf for lr in self.lrs):
-            wrong.append(sentence("lars.lrs", self.lrs, "must be above 0 and finite", "Try 0.01."))
-        if not self.weight_decays or not all(0 <= decay < math.inf for decay in self.weight_decays):
-            wrong.append(sentence("lars.weight_decays", self.weight_decays, "must be finite, from 0", "Try 0."))
-        if not 0 <= self.momentum < 1:
-            wrong.append(sentence("lars.momentum", self.momentum, "must be in [0, 1)"))
-        for name in ("trust", "drop_factor"):
-            if not 0 < getattr(self, name) < math.inf:
-                wrong.append(sentence(f"lars.{name}", getattr(self, name), "must be above 0 and finite"))
-        for name in ("lr_batch_size", "batch_size", "epochs", "drop_every"):
-            if getattr(self, name) < 1:
-                wrong.append(sentence(f"lars.{name}", getattr(self, name), "must be 1 or more"))
-        return wrong
-
-    def heads(self) -> list[tuple[float, float]]:
-        """(learning rate, weight decay) of every head of the sweep, weight decays within learning rates."""
-        return list(product(self.lrs, self.weight_decays))
-
-    def lr_at(self, lr: float, epoch: int) -> float:
-        """What the reference rate `lr` is at an epoch, counted from 0."""
-        return lr * self.batch_size / self.lr_batch_size / self.drop_factor ** (epoch // self.drop_every)
-
-
-PAPER = LarsConfig()
-"""The paper's recipe for ImageNet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,18 +55,16 @@ class LarsHeads:
             flat = self.weight.flatten(0, 1) @ inputs.T
         return flat.unflatten(0, self.bias.shape) + self.bias.unsqueeze(2)
 
-    def correct(self, features: Tensor, labels: Tensor) -> Tensor:
+    def correct(self, features: Rows, labels: Tensor) -> Tensor:
         """Features (N, D) and labels (N,) to (H, N) bool: whose most likely class, first of equals, is the label."""
         parts = zip(features.split(_ROWS), labels.split(_ROWS), strict=True)
         return torch.cat([self.logits(self.standardised(x)).argmax(dim=1) == y for x, y in parts], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
-class LarsResult:
-    """What the sweep found; accuracies are shares, 0 to 1."""
+class LarsChoice:
+    """The settings of the best head of a sweep; accuracies are shares, 0 to 1."""
 
-    accuracy: float
-    """On the test images, of the chosen settings after a refit on all training images."""
     lr: float
     """The reference learning rate that did best on the held-out fifth of the training images."""
     weight_decay: float
@@ -128,14 +73,22 @@ class LarsResult:
     """On that fifth, trained on the other four; NaN when no class has an image to spare."""
     scores: dict[tuple[float, float], float]
     """That accuracy of every head by (lr, weight decay); NaN for one that diverged."""
+
+
+@dataclass(frozen=True, eq=False)
+class LarsResult(LarsChoice):
+    """What the sweep found."""
+
+    accuracy: float
+    """On the test images, of the chosen settings after a refit on all training images."""
     correct: Tensor
     """(Q,) bool, in test order: the images that `accuracy` counts."""
 
 
 def lars_probe(
-    train_x: Tensor | np.ndarray,
+    train_x: Rows | np.ndarray,
     train_y: Tensor,
-    test_x: Tensor | np.ndarray,
+    test_x: Rows | np.ndarray,
     test_y: Tensor,
     num_classes: int,
     config: LarsConfig = PAPER,
@@ -152,14 +105,30 @@ def lars_probe(
     `openjepa.measure.logistic` there. Raises ConfigError for unusable settings, those that diverge among them,
     or one class only, DataError for unusable features or labels.
     """
-    x, queries = _as_tensor(train_x), _as_tensor(test_x)
+    x, queries = _as_rows(train_x), _as_rows(test_x)
     y, truth = as_labels(train_y, x, num_classes, "train_y"), as_labels(test_y, queries, num_classes, "test_y")
-    _check(config, y)
-    check_features(x, "train_x")
     check_features(queries, "test_x")
     if x.shape[1] != queries.shape[1]:
         rule = f"must be that of train_x, {x.shape[1]}"
         raise DataError(sentence("width of test_x", queries.shape[1], rule, "Encode both with one encoder."))
+    choice = choose_lars(x, y, num_classes, config, seed, dtype)
+    correct = refit_lars(x, y, num_classes, choice, config, seed, dtype).correct(queries, truth)[0]
+    return LarsResult(**vars(choice), accuracy=float(correct.double().mean()), correct=correct)
+
+
+def choose_lars(
+    features: Rows | np.ndarray,
+    labels: Tensor,
+    num_classes: int,
+    config: LarsConfig = PAPER,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> LarsChoice:
+    """The settings by which `lars_probe` would fit training features (N, D) and labels (N,). Raises as it does."""
+    x = _as_rows(features)
+    y = as_labels(labels, x, num_classes, "train_y")
+    _check(config, y)
+    check_features(x, "train_x")
     held_out, kept = hold_out(y, seed)
     settings = config.heads()
     accuracies = [math.nan] * len(settings)
@@ -167,17 +136,29 @@ def lars_probe(
         swept = _fit(x, y, kept, num_classes, settings, config, seed, dtype)
         accuracies = _accuracies(swept, x, y, held_out)
     best = max(range(len(settings)), key=lambda head: (not math.isnan(accuracies[head]), accuracies[head]))
-    head = _fit(x, y, torch.arange(len(x)), num_classes, settings[best : best + 1], config, seed, dtype)
-    correct = head.correct(queries, truth)[0]
+    return LarsChoice(*settings[best], accuracies[best], dict(zip(settings, accuracies, strict=True)))
+
+
+def refit_lars(
+    features: Rows | np.ndarray,
+    labels: Tensor,
+    num_classes: int,
+    choice: LarsChoice,
+    config: LarsConfig = PAPER,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> LarsHeads:
+    """The one head of the chosen settings, trained on all of (N, D) and (N,). ConfigError where it diverges."""
+    chosen = replace(config, lrs=(choice.lr,), weight_decays=(choice.weight_decay,))
+    head = fit_lars(features, labels, num_classes, chosen, seed, dtype)
     if not _is_finite(head).all():
-        remedy = "Lower lars.lrs, or switch lars.is_normalised on."
-        raise ConfigError(sentence("(lr, weight decay)", settings[best], "diverged on these features", remedy))
-    scores = dict(zip(settings, accuracies, strict=True))
-    return LarsResult(float(correct.double().mean()), *settings[best], accuracies[best], scores, correct)
+        given, remedy = (choice.lr, choice.weight_decay), "Lower lars.lrs, or switch lars.is_normalised on."
+        raise ConfigError(sentence("(lr, weight decay)", given, "diverged on these features", remedy))
+    return head
 
 
 def fit_lars(
-    features: Tensor | np.ndarray,
+    features: Rows | np.ndarray,
     labels: Tensor,
     num_classes: int,
     config: LarsConfig = PAPER,
@@ -188,15 +169,17 @@ def fit_lars(
 
     Raises ConfigError for unusable settings or one class only, DataError for unusable features or labels.
     """
-    x = _as_tensor(features)
+    x = _as_rows(features)
     y = as_labels(labels, x, num_classes)
     _check(config, y)
     check_features(x)
     return _fit(x, y, torch.arange(len(x)), num_classes, config.heads(), config, seed, dtype)
 
 
-def _as_tensor(features: Tensor | np.ndarray) -> Tensor:
+def _as_rows(features: Rows | np.ndarray) -> Rows:
     """The same memory, on the CPU: a map stays on the disk."""
+    if isinstance(features, Subset):
+        return features
     if isinstance(features, Tensor):
         return features.detach().cpu()
     with warnings.catch_warnings():
@@ -216,7 +199,7 @@ def _check(config: LarsConfig, labels: Tensor) -> None:
 
 
 def _fit(
-    x: Tensor,
+    x: Rows,
     y: Tensor,
     rows: Tensor,
     num_classes: int,
@@ -230,7 +213,10 @@ def _fit(
     start = torch.from_numpy(generator(seed, "lars-init").normal(0, _INIT_STD, shape)).to(dtype)
     weight = start.repeat(len(settings), 1, 1)
     bias = weight.new_zeros(weight.shape[:2])
-    mean, scale = _moments(x, rows) if config.is_normalised else (torch.zeros(shape[1]), torch.ones(shape[1]))
+    mean, scale = torch.zeros(shape[1]), torch.ones(shape[1])
+    if config.is_normalised:
+        mean, variance = moments(subset(x, rows.sort().values))
+        scale = (variance + _VARIANCE_EPS).sqrt()
     heads = LarsHeads(weight, bias, mean.to(dtype), scale.to(dtype))
     weight_course, bias_course = torch.zeros_like(weight), torch.zeros_like(bias)
     decay = weight.new_tensor([decay for _, decay in settings]).view(-1, 1, 1)
@@ -248,21 +234,7 @@ def _fit(
     return heads
 
 
-def _moments(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, (D,) float64, of some rows of (N, D), in one pass (Chan et al. 1979)."""
-    count, mean = 0, torch.zeros(x.shape[1], dtype=torch.float64)
-    spread = torch.zeros_like(mean)
-    for some in rows.sort().values.split(_ROWS):
-        part = x[some].double()
-        part_mean = part.mean(dim=0)
-        shift, num_before = part_mean - mean, count
-        count += len(part)
-        mean += shift * len(part) / count
-        spread += (part - part_mean).square().sum(dim=0) + shift.square() * num_before * len(part) / count
-    return mean, (spread / count + _VARIANCE_EPS).sqrt()
-
-
-def _slopes(heads: LarsHeads, x: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _slopes(heads: LarsHeads, x: Rows, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients, (H, C, D) and (H, C), of the mean cross-entropy of some rows."""
     weight_slope, bias_slope = torch.zeros_like(heads.weight), torch.zeros_like(heads.bias)
     # By hand, so that a probe also works inside no_grad, inference_mode and autocast.
@@ -288,7 +260,7 @@ def _is_finite(heads: LarsHeads) -> Tensor:
     return heads.weight.isfinite().all(dim=2).all(dim=1) & heads.bias.isfinite().all(dim=1)
 
 
-def _accuracies(heads: LarsHeads, x: Tensor, y: Tensor, rows: Tensor) -> list[float]:
+def _accuracies(heads: LarsHeads, x: Rows, y: Tensor, rows: Tensor) -> list[float]:
     """Of each head on some rows; NaN for one that diverged."""
     rows = rows.sort().values
     num_correct = sum(heads.correct(x[some], y[some]).sum(dim=1).double() for some in rows.split(_ROWS))

@@ -2,7 +2,8 @@
 
 The objective is scikit-learn's: `LogisticRegression(C=1 / l2)` after `StandardScaler`. Features of
 an encoder are so correlated that plain L-BFGS needs hundreds of steps; here it searches in
-coordinates in which the curvature at zero weights is the identity, and needs tens.
+coordinates in which the curvature at zero weights is the identity, and needs tens. Of the training
+features it holds one copy, in float64; all else is done a few thousand rows at a time.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor
 
 from openjepa.errors import ConfigError, DataError, sentence
-from openjepa.measure import as_features, as_labels
+from openjepa.measure import as_labels, check_features, float64
+from openjepa.measure.moments import moments
 from openjepa.measure.split import hold_out
+from openjepa.measure.subset import Rows, subset
 
 STRENGTHS = (1000.0, 100.0, 10.0, 1.0, 0.1, 0.01)
 """L2 strengths that a probe tries."""
@@ -27,6 +30,7 @@ _RIDGE = 1e-9  # least share of the mean curvature, so that dependent columns ha
 _GRADIENT_TOLERANCE = 1e-4  # of the summed loss, in nats for a unit step of the search
 _MAX_ITERATIONS = 1000
 _HISTORY = 20
+_ROWS = 8192  # at a time
 _SHARED_OUT = 1 << 20  # numbers in the inputs from which on more threads than one pay
 
 
@@ -43,34 +47,45 @@ class LinearHead:
     std: Tensor
     """(D,) of the training features, divisor N; 1 where they are constant."""
 
-    def logits(self, features: Tensor) -> Tensor:
+    def logits(self, features: Rows) -> Tensor:
         """(N, D) to (N, C) float64. Raises DataError for another width or non-finite features."""
-        features = as_features(features)
+        return torch.cat(list(self._parts(features)))
+
+    def predict(self, features: Rows) -> Tensor:
+        """(N, D) to the most likely class (N,) int64, the smallest of equals."""
+        return torch.cat([logits.argmax(dim=1) for logits in self._parts(features)])
+
+    def _parts(self, features: Rows) -> Iterator[Tensor]:
+        """The logits of a few rows at a time."""
+        check_features(features)
         if features.shape[1] != len(self.mean):
             rule = f"must be the width that the head was trained on, {len(self.mean)}"
             raise DataError(sentence("width of features", features.shape[1], rule))
-        return (features - self.mean) / self.std @ self.weight.T + self.bias
-
-    def predict(self, features: Tensor) -> Tensor:
-        """(N, D) to the most likely class (N,) int64, the smallest of equals."""
-        return self.logits(features).argmax(dim=1)
+        for some in features.split(_ROWS):
+            yield (float64(some) - self.mean) / self.std @ self.weight.T + self.bias
 
 
 @dataclass(frozen=True)
-class ProbeResult:
-    """What a linear probe found; accuracies are shares, 0 to 1."""
+class Choice:
+    """What was chosen without the test images; accuracies are shares, 0 to 1."""
 
-    accuracy: float
-    """On the test images, after a refit on all training images."""
     strength: float
     """The L2 strength that did best on the held-out fifth of the training images."""
     held_out_accuracy: float
     """On that fifth, fitted on the other four; NaN when no class has an image to spare."""
+
+
+@dataclass(frozen=True)
+class ProbeResult(Choice):
+    """What a linear probe found."""
+
+    accuracy: float
+    """On the test images, after a refit on all training images."""
     correct: Tensor = field(compare=False, repr=False)
     """(Q,) bool: which test images."""
 
 
-def fit_logistic(features: Tensor, labels: Tensor, num_classes: int, l2: float) -> LinearHead:
+def fit_logistic(features: Rows, labels: Tensor, num_classes: int, l2: float) -> LinearHead:
     """Minimise the summed cross-entropy + l2 / 2 * |weight|^2 of features (N, D), labels (N,).
 
     Features are standardised first; the bias is free. `l2` is scikit-learn's 1 / C; with two
@@ -81,9 +96,9 @@ def fit_logistic(features: Tensor, labels: Tensor, num_classes: int, l2: float) 
 
 
 def probe_accuracy(
-    train_x: Tensor,
+    train_x: Rows,
     train_y: Tensor,
-    test_x: Tensor,
+    test_x: Rows,
     test_y: Tensor,
     num_classes: int,
     strengths: Sequence[float] = STRENGTHS,
@@ -91,46 +106,68 @@ def probe_accuracy(
 ) -> ProbeResult:
     """A linear probe: train_x (N, D), train_y (N,), test_x (Q, D), test_y (Q,).
 
-    The strength is chosen on a fifth of the training images, drawn by `seed`, which leaves an image
-    of every class to train on; of equals, the strongest. Then all training images are fitted with it.
+    The strength is `choose_strength`'s. Then all training images are fitted with it.
     The test labels enter the final accuracy and nothing else. Raises as `fit_logistic` does.
     """
-    train_x, test_x = as_features(train_x, "train_x"), as_features(test_x, "test_x")
-    train_y = as_labels(train_y, train_x, num_classes, "train_y")
+    check_features(test_x, "test_x")
     test_y = as_labels(test_y, test_x, num_classes, "test_y")
-    held_out, kept = hold_out(train_y, seed)
+    choice = choose_strength(train_x, train_y, num_classes, strengths, seed)
+    correct = fit_logistic(train_x, train_y, num_classes, choice.strength).predict(test_x) == test_y
+    return ProbeResult(**vars(choice), accuracy=float(correct.double().mean()), correct=correct)
+
+
+def choose_strength(
+    features: Rows, labels: Tensor, num_classes: int, strengths: Sequence[float] = STRENGTHS, seed: int = 0
+) -> Choice:
+    """The strength by which to fit training features (N, D) and labels (N,).
+
+    It is chosen on a fifth of them, drawn by `seed`, which leaves an image of every class to train on; of equals,
+    the strongest. Raises as `fit_logistic` does.
+    """
+    check_features(features, "train_x")
+    labels = as_labels(labels, features, num_classes, "train_y")
+    held_out, kept = hold_out(labels, seed)
     path = sorted(strengths, reverse=True)
     scores = [math.nan] * len(path)
     if len(held_out):
-        heads = _fit_path(train_x[kept], train_y[kept], num_classes, path)
-        scores = [_accuracy(head, train_x[held_out], train_y[held_out]) for head in heads]
-    strength = path[scores.index(max(scores))]
-    head = fit_logistic(train_x, train_y, num_classes, strength)
-    correct = head.predict(test_x) == test_y
-    return ProbeResult(float(correct.double().mean()), strength, max(scores), correct)
+        heads = _fit_path(subset(features, kept), labels[kept], num_classes, path)
+        scores = [_accuracy(head, subset(features, held_out), labels[held_out]) for head in heads]
+    else:
+        _check(labels.unique(), path)
+    return Choice(path[scores.index(max(scores))], max(scores))
 
 
-def _accuracy(head: LinearHead, features: Tensor, labels: Tensor) -> float:
+def _accuracy(head: LinearHead, features: Rows, labels: Tensor) -> float:
     return float((head.predict(features) == labels).double().mean())
 
 
-def _fit_path(features: Tensor, labels: Tensor, num_classes: int, strengths: Sequence[float]) -> list[LinearHead]:
+def _fit_path(features: Rows, labels: Tensor, num_classes: int, strengths: Sequence[float]) -> list[LinearHead]:
     """One head for each strength; the search for each begins at the solution before."""
-    features = as_features(features)
+    check_features(features)
     present, labels = as_labels(labels, features, num_classes).unique(return_inverse=True)
     _check(present, strengths)
-    mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
-    std = std.where(std > _CONSTANT * features.abs().amax(dim=0), 1.0)
-    inputs = torch.cat([(features - mean) / std, features.new_ones(len(features), 1)], dim=1)
-    solution = features.new_zeros(len(present), inputs.shape[1])
+    inputs, mean, std = _inputs(features)
+    solution = inputs.new_zeros(len(present), inputs.shape[1])
     heads = []
     for l2 in strengths:
         solution = _minimise(inputs, labels, l2, solution)
-        weight = features.new_zeros(num_classes, len(mean))
-        bias = features.new_full((num_classes,), -torch.inf)
+        weight = inputs.new_zeros(num_classes, len(mean))
+        bias = inputs.new_full((num_classes,), -torch.inf)
         weight[present], bias[present] = solution[:, :-1], solution[:, -1]
         heads.append(LinearHead(weight, bias, mean, std))
     return heads
+
+
+def _inputs(features: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """Standardised features and a one, (N, D + 1) float64, with their mean and deviation, (D,): the only copy."""
+    mean, variance = moments(features)
+    largest = torch.stack([float64(some.abs().amax(dim=0)) for some in features.split(_ROWS)]).amax(dim=0)
+    std = variance.sqrt()
+    std = std.where(std > _CONSTANT * largest, 1.0)
+    inputs = mean.new_ones(len(features), len(mean) + 1)
+    for place, some in zip(inputs.split(_ROWS), features.split(_ROWS), strict=True):
+        torch.div(float64(some) - mean, std, out=place[:, :-1])
+    return inputs, mean, std
 
 
 def _check(present: Tensor, strengths: Sequence[float]) -> None:
@@ -153,7 +190,7 @@ def _minimise(inputs: Tensor, labels: Tensor, l2: float, start: Tensor) -> Tenso
     ridge = penalty.clamp(min=_RIDGE * len(labels) / num_classes)
     root = torch.linalg.cholesky(inputs.T @ inputs / num_classes + ridge.diag())
     searched = (start @ root).contiguous()
-    image = torch.arange(len(labels), device=labels.device)
+    parts = list(zip(inputs.split(_ROWS), labels.split(_ROWS), strict=True))
 
     def weights() -> Tensor:
         return torch.linalg.solve_triangular(root, searched, upper=False, left=False)
@@ -162,11 +199,14 @@ def _minimise(inputs: Tensor, labels: Tensor, l2: float, start: Tensor) -> Tenso
         # The gradient by hand, so that a probe also works inside no_grad and inference_mode.
         # Classes stand in front of images: these products take half the time of their transposes.
         w = weights()
-        log_p = (w @ inputs.T).log_softmax(dim=0)
-        loss = (penalty * w.square()).sum() / 2 - log_p[labels, image].sum()
-        residual = log_p.exp()
-        residual[labels, image] -= 1
-        slope = residual @ inputs + penalty * w
+        loss, slope = (penalty * w.square()).sum() / 2, penalty * w
+        for some, truth in parts:
+            image = torch.arange(len(truth), device=truth.device)
+            log_p = (w @ some.T).log_softmax(dim=0)
+            loss -= log_p[truth, image].sum()
+            residual = log_p.exp_()
+            residual[truth, image] -= 1
+            slope += residual @ some
         searched.grad = torch.linalg.solve_triangular(root.T, slope, upper=True, left=False).contiguous()
         return loss
 

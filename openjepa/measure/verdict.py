@@ -1,9 +1,10 @@
 """Is the run learning? A verdict in words, from what was measured so far and never from the loss alone.
 
 The loss of a collapsing run looks splendid (it falls towards zero, since a constant is easy to predict). What gives
-it away is measured on images: features of different images grow alike, and a true (context, target) pair has no lower
-energy than one whose target comes from another image. All limits are relative to the untrained encoder, whose pooled
-features are alike to begin with; they were set on runs recorded in LOG.md (2026-11-24).
+it away is measured on images: features of different images grow alike, or any pair has an energy of next to nothing,
+and a true (context, target) pair has no lower energy than one whose target comes from another image. All limits are
+relative to the untrained encoder, whose pooled features are alike to begin with; they were set on runs recorded in
+LOG.md (2026-11-24).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 SPREAD_LEFT = 1 / 3  # of the untrained std of target features: below, there is nothing left to tell apart
+ENERGY_LEFT = 0.05  # of the untrained energy of false pairs: below, everything goes with everything
 SPREAD_FALLING = 0.5  # of the untrained std of context features: the context encoder collapses first
 RANK_FALLING = 0.4  # of the untrained effective rank
 TELLS = 0.55  # AUROC of the energy above which it does tell true pairs from false ones; 0.5 is chance
@@ -49,16 +51,35 @@ def judge(history: list[dict[str, float]]) -> Verdict:
         return Verdict("collapsed", "features are not finite")
     if len(history) == 1:
         return Verdict("untrained", f"effective rank {now['rank_target']:.1f}, before the first step")
+    if alarm := alarmed(first, now):
+        return alarm
+    tells = now["energy_auroc"]
+    state = f"{telling(now)}; effective rank {now['rank_target']:.1f}, untrained {first['rank_target']:.1f}"
+    if len(history) > PATIENCE and not has_gained(history):
+        return Verdict("stalled", f"nothing better in the last {PATIENCE} judgements; {state}")
+    is_better = any(now[name] > first[name] + PROBE_GAIN for name in ("knn", "linear") if name in first and name in now)
+    if tells < TELLS and not is_better:
+        return Verdict("undecided" if len(history) <= PATIENCE else "stalled", state)
+    return Verdict("learning", state)
+
+
+def alarmed(first: dict[str, float], now: dict[str, float]) -> Verdict | None:
+    """Collapsed or collapsing, against the untrained encoder's judgement; None when neither."""
     spread = {name: now[f"std_{name}"] / max(first[f"std_{name}"], 1e-12) for name in ("context", "target")}
     rank = {name: now[f"rank_{name}"] / max(first[f"rank_{name}"], 1e-12) for name in ("context", "target")}
-    tells = now["energy_auroc"]
-    energies = f"energy tells true from false pairs with AUROC {tells:.2f} (chance 0.50)"
+    tells, energies = now["energy_auroc"], telling(now)
     if tells < TELLS and spread["target"] < SPREAD_LEFT:
         return Verdict(
             "collapsed",
             f"features of different images differ by {spread['target']:.0%} of what they did untrained (cosine "
             f"{now['cosine_target']:.3f}); {energies}. Add --method.regulariser variance_covariance, or lower "
             "--optim.lr, in another --out",
+        )
+    if tells < TELLS and now["energy_false"] < ENERGY_LEFT * first["energy_false"]:
+        return Verdict(  # a head may say the same of every image while features still differ
+            "collapsed",
+            f"the energy of false pairs is {now['energy_false'] / first['energy_false']:.1%} of what it was untrained: "
+            f"any target fits any context; {energies}. Lower --optim.lr, in another --out (iBOT: is centring on?)",
         )
     if tells < TELLS and min(*spread.values()) < SPREAD_FALLING:
         return Verdict(
@@ -72,13 +93,12 @@ def judge(history: list[dict[str, float]]) -> Verdict:
             f"effective rank fell from {first['rank_target']:.1f} to {now['rank_context']:.1f} (context encoder) and "
             f"{now['rank_target']:.1f} (target encoder); {energies}",
         )
-    state = f"{energies}; effective rank {now['rank_target']:.1f}, untrained {first['rank_target']:.1f}"
-    if len(history) > PATIENCE and not has_gained(history):
-        return Verdict("stalled", f"nothing better in the last {PATIENCE} judgements; {state}")
-    is_better = any(now[name] > first[name] + PROBE_GAIN for name in ("knn", "linear") if name in first and name in now)
-    if tells < TELLS and not is_better:
-        return Verdict("undecided" if len(history) <= PATIENCE else "stalled", state)
-    return Verdict("learning", state)
+    return None
+
+
+def telling(now: dict[str, float]) -> str:
+    """How well the energy tells pairs apart, in words."""
+    return f"energy tells true from false pairs with AUROC {now['energy_auroc']:.2f} (chance 0.50)"
 
 
 def has_gained(history: list[dict[str, float]]) -> bool:

@@ -6,7 +6,7 @@ from openjepa.measure.verdict import judge
 
 UNTRAINED = {
     "step": 0.0, "rank_context": 7.0, "rank_target": 7.0, "std_context": 0.13, "std_target": 0.13,
-    "cosine_context": 0.97, "cosine_target": 0.97, "energy_auroc": 0.5,
+    "cosine_context": 0.97, "cosine_target": 0.97, "energy_true": 0.45, "energy_false": 0.45, "energy_auroc": 0.5,
 }  # fmt: skip
 
 
@@ -34,6 +34,14 @@ def test_the_context_encoder_alone_is_collapsing() -> None:
 
 def test_little_spread_is_no_alarm_while_energies_tell() -> None:
     assert judge([UNTRAINED, after(std_context=0.036, std_target=0.03, energy_auroc=0.8)]).word == "learning"
+
+
+def test_energies_of_nothing_are_collapsed_whatever_the_features() -> None:
+    verdict = judge([UNTRAINED, after(std_context=0.4, std_target=0.4, energy_true=0.002, energy_false=0.002)])
+    assert verdict.is_collapsed
+    assert "0.4% of what it was untrained" in verdict.reason
+    assert not judge([UNTRAINED, after(energy_true=0.03, energy_false=0.03)]).is_alarm
+    assert judge([UNTRAINED, after(energy_true=0.001, energy_false=0.002, energy_auroc=0.8)]).word == "learning"
 
 
 def test_a_fallen_rank_is_collapsing() -> None:

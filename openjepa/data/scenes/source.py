@@ -101,9 +101,12 @@ class Scenes(Source):
     def __getitem__(self, index: int) -> Item:
         if self._records is None:
             scene = self.scene(index)
-            return Item(scene.image, f"scenes/{index:06d}", TASKS[self.task](scene))
+            return Item(scene.image, self.name(index), TASKS[self.task](scene))
         record = self._records[self._known(index)]
-        return Item(np.array(record["image"]), f"scenes/{index:06d}", int(record[self.task]))
+        return Item(np.array(record["image"]), self.name(index), int(record[self.task]))
+
+    def name(self, index: int) -> str:
+        return f"scenes/{self._known(index):06d}"
 
     def scene(self, index: int) -> Scene:
         """Scene `index` with its whole truth, rendered anew."""

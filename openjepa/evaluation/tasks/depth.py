@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openjepa.evaluation.sets import ImageSet
-from openjepa.evaluation.task import DenseTask, Row, Score, at_least_one, patch_side, split_images
+from openjepa.evaluation.task import DenseTask, Row, Score, at_least_one, patch_side, split_images, taken
 from openjepa.measure.bootstrap import interval
 from openjepa.measure.ridge import Sums, predict
+from openjepa.measure.subset import Subset, subset
 
 FAR = 39.9
 """Distance (of at most casting.FAR, 40) from which on a pixel shows the horizon, and is not asked for."""
@@ -43,47 +43,54 @@ class Depth(DenseTask):
         return wrong + at_least_one("depth.most_train, most_test", (self.most_train, self.most_test), 10, 1e9)
 
     def measure(self, row: Row, question: str) -> Score:
-        tokens, depth, valid = self._patches(row, row.train, self.most_train)
-        mean = depth[valid].double().exp().mean().log()  # of the distances: it has the least squared error
+        tokens, maps = row.dense(row.train, self.needs, self.most_train)
+        patch = patch_side(row.encoder.image_size, tokens.shape[1])
         held_out, kept = split_images(len(tokens), row.seed)
-        kept_sums, held_out_sums = (sums(tokens[some], depth[some], valid[some]) for some in (kept, held_out))
+        kept_sums, held_out_sums = (sums(tokens, maps, images, patch) for images in (kept, held_out))
         errors = {}
         for l2 in self.strengths:
-            guess = predict(kept_sums.solve(l2), tokens[held_out].flatten(0, 1))
-            errors[l2] = float(per_image(guess, depth[held_out], valid[held_out]).sum(dim=0)[0])
+            stats = judged(kept_sums.solve(l2), subset(tokens, held_out), maps[held_out], patch)
+            errors[l2] = float(stats.sum(dim=0)[0])
         best = min(errors, key=lambda l2: errors[l2])
         weights = (kept_sums + held_out_sums).solve(best)
-        tokens, depth, valid = self._patches(row, row.test, self.most_test)
-        stats = per_image(predict(weights, tokens.flatten(0, 1)), depth, valid)
-        constant = per_image(mean.expand(depth.numel()), depth, valid)
+        constant = torch.zeros_like(weights)
+        constant[-1] = maps[maps < FAR].double().mean().log()  # the mean distance has the least squared error
+        test_tokens, test_maps = row.dense(row.test, self.needs, self.most_test)
+        stats, plain = (judged(head, test_tokens, test_maps, patch) for head in (weights, constant))
         low, high = interval(stats, rmse, row.seed)
-        totals, plain = stats.sum(dim=0, keepdim=True), constant.sum(dim=0, keepdim=True)
+        totals, plain = stats.sum(dim=0, keepdim=True), plain.sum(dim=0, keepdim=True)
         more = {
             "delta_1.25": float(totals[0, 2] / totals[0, 1]),
             "rmse_of_the_mean": float(rmse(plain)),
             "delta_1.25_of_the_mean": float(plain[0, 2] / plain[0, 1]),
         }
-        chosen = f"L2 {best:g} of {self.strengths}, on a held-out fifth of {len(held_out) + len(kept)} training images"
+        chosen = f"L2 {best:g} of {self.strengths}, on a held-out fifth of {taken(row.train, len(tokens), 'training')}"
+        if len(test_tokens) < len(row.test):
+            chosen += f"; measured on {taken(row.test, len(test_tokens), 'test')}"
         return Score("RMSE", float(rmse(totals)), low, high, chosen, 1, "none: a head on every patch token", more=more)
 
-    def _patches(self, row: Row, images: ImageSet, most: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (n, P, D), log distances and whether they are asked for (n, P, pixels of a patch)."""
-        tokens = row.tokens(images, most)
-        maps = images.dense(self.needs, row.encoder.image_size, len(tokens))
-        patch = patch_side(row.encoder.image_size, tokens.shape[1])
-        cells = F.unfold(maps.unsqueeze(1).float(), patch, stride=patch).transpose(1, 2)
-        return tokens, cells.log(), cells < FAR
+
+def cells(maps: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+    """Distances (n, H, W) to log distances and whether they are asked for, each (n, P, pixels of a patch)."""
+    found = F.unfold(maps.unsqueeze(1).float(), patch, stride=patch).transpose(1, 2)
+    return found.log(), found < FAR
 
 
-def sums(tokens: Tensor, depth: Tensor, valid: Tensor) -> Sums:
-    """Of the patches all of whose pixels are asked for."""
-    whole = valid.all(dim=-1)
-    total = Sums.zero(tokens.shape[-1], depth.shape[-1])
-    for some in torch.arange(len(tokens)).split(CHUNK):  # the fit is in float64: not all at once
-        asked = whole[some]
+def sums(tokens: Subset, maps: Tensor, images: Tensor, patch: int) -> Sums:
+    """Over some of the images, of the patches all of whose pixels are asked for."""
+    total = Sums.zero(tokens.shape[-1], patch**2)
+    for some in images.split(CHUNK):  # the fit is in float64: not all at once
+        depth, valid = cells(maps[some], patch)
+        asked = valid.all(dim=-1)
         if asked.any():
-            total.add(tokens[some][asked], depth[some][asked])
+            total.add(tokens[some][asked], depth[asked])
     return total
+
+
+def judged(weights: Tensor, tokens: Subset, maps: Tensor, patch: int) -> Tensor:
+    """(n, 3): `per_image` of what a head says of tokens (n, P, D)."""
+    parts = zip(tokens.split(CHUNK), maps.split(CHUNK), strict=True)
+    return torch.cat([per_image(predict(weights, x.flatten(0, 1)), *cells(truth, patch)) for x, truth in parts])
 
 
 def per_image(guess: Tensor, depth: Tensor, valid: Tensor) -> Tensor:

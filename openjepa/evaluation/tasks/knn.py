@@ -11,6 +11,7 @@ from openjepa.evaluation.task import ClassTask, Row, Score, at_least_one
 from openjepa.measure.bootstrap import accuracy_interval
 from openjepa.measure.knn import TEMPERATURE, K, knn_predict
 from openjepa.measure.split import hold_out
+from openjepa.measure.subset import Rows, subset
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,13 @@ class KNN(ClassTask):
         low, high = accuracy_interval(correct, row.seed)
         return Score("accuracy", float(correct.mean()), low, high, chosen, layers=1, pooling=row.encoder.pooling)
 
-    def _choose(self, bank: Tensor, answers: Tensor, num_classes: int, seed: int) -> tuple[int, float]:
-        held_out, kept = hold_out(answers, seed)
+    def _choose(self, bank: Rows, answers: Tensor, num_classes: int, seed: int) -> tuple[int, float]:
+        held_out, kept = (part.sort().values for part in hold_out(answers, seed))  # in the order of the disk
+        queries, rest = subset(bank, held_out), subset(bank, kept)
         scores = {}
         for k in self.k:
             few = min(k, len(kept))
-            guess = knn_predict(bank[kept], answers[kept], bank[held_out], num_classes, few, self.temperature)
+            guess = knn_predict(rest, answers[kept], queries, num_classes, few, self.temperature)
             scores[k] = float((guess == answers[held_out]).double().mean())
         best = max(self.k, key=lambda k: scores[k])
         return best, scores[best]

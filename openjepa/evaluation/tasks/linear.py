@@ -14,8 +14,10 @@ from torch import Tensor
 from openjepa.evaluation.features import MOST_LAYERS
 from openjepa.evaluation.task import ClassTask, Row, Score, at_least_one
 from openjepa.measure.bootstrap import accuracy_interval
-from openjepa.measure.lars import LarsConfig, lars_probe
-from openjepa.measure.logistic import STRENGTHS, probe_accuracy
+from openjepa.measure.lars import LarsChoice, choose_lars, refit_lars
+from openjepa.measure.lars_config import LarsConfig
+from openjepa.measure.logistic import STRENGTHS, Choice, choose_strength, fit_logistic
+from openjepa.measure.subset import Rows
 
 LARGE = 100_000
 """Training images from which on the paper's recipe is the cheaper one."""
@@ -42,25 +44,32 @@ class Linear(ClassTask):
 
     def measure(self, row: Row, question: str) -> Score:
         num_classes = row.num_classes(question)
-        found: dict[int, tuple[float, Tensor, str]] = {}
+        choices: dict[int, Choice | LarsChoice] = {}
         for layers in sorted({min(layers, row.encoder.depth) for layers in self.layers}):
-            parts = row.labelled(question, layers)
-            is_large = self.solver == "lars" or (self.solver == "auto" and len(parts[0]) >= LARGE)
-            if is_large:
-                swept = lars_probe(*parts, num_classes, self.lars, row.seed)
-                what = f"LARS, lr {swept.lr:g}, weight decay {swept.weight_decay:g}"
-                found[layers] = swept.held_out_accuracy, swept.correct, what
-            else:
-                fitted = probe_accuracy(*parts, num_classes, self.strengths, row.seed)
-                found[layers] = fitted.held_out_accuracy, fitted.correct, f"logistic regression, L2 {fitted.strength:g}"
-        best = max(found, key=lambda layers: found[layers][0])
-        held_out, correct, what = found[best]
+            train_x, train_y, _, _ = row.labelled(question, layers)
+            choices[layers] = self._choice(train_x, train_y, num_classes, row.seed)
+        by_accuracy = {layers: choice.held_out_accuracy for layers, choice in choices.items()}
+        best = max(choices, key=lambda layers: (not isnan(by_accuracy[layers]), by_accuracy[layers]))
+        train_x, train_y, test_x, test_y = row.labelled(question, best)
+        choice = choices[best]
+        if isinstance(choice, LarsChoice):
+            heads = refit_lars(train_x, train_y, num_classes, choice, self.lars, row.seed)
+            correct = heads.correct(test_x, test_y)[0]
+            what = f"LARS, lr {choice.lr:g}, weight decay {choice.weight_decay:g}"
+        else:
+            head = fit_logistic(train_x, train_y, num_classes, choice.strength)
+            correct = head.predict(test_x) == test_y
+            what = f"logistic regression, L2 {choice.strength:g}"
         correct = row.graded(correct, question)
         low, high = accuracy_interval(correct, row.seed)
-        by = (
-            "no class has an image to hold out"
-            if isnan(held_out)
-            else f"{100 * held_out:.1f} % on a held-out fifth of train"
-        )
-        chosen = f"last {best} of layers {tuple(found)}, {what}: {by}"
+        by = f"{100 * by_accuracy[best]:.1f} % on a held-out fifth of train"
+        if isnan(by_accuracy[best]):
+            by = "no class has an image to hold out"
+        chosen = f"last {best} of layers {tuple(choices)}, {what}: {by}"
         return Score("accuracy", float(correct.mean()), low, high, chosen, layers=best, pooling=row.encoder.pooling)
+
+    def _choice(self, features: Rows, labels: Tensor, num_classes: int, seed: int) -> Choice | LarsChoice:
+        """Of the settings for some layers, by training images alone."""
+        if self.solver == "lars" or (self.solver == "auto" and len(features) >= LARGE):
+            return choose_lars(features, labels, num_classes, self.lars, seed)
+        return choose_strength(features, labels, num_classes, self.strengths, seed)
