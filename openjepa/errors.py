@@ -6,7 +6,8 @@
     |-- ConfigError        a setting is wrong: lists every mistake at once
     |-- DataError          images are missing, unreadable or of the wrong kind
     |-- CheckpointError    a checkpoint is torn, tampered with, or does not fit
-    `-- TrainingError      the run itself went wrong: non-finite loss, collapse under --on-collapse stop
+    |-- TrainingError      the run itself went wrong: non-finite loss, collapse under --on-collapse stop
+    `-- Interrupted        a signal stopped a run that something else was waiting for
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class CheckpointError(OpenJepaError):
 
 class TrainingError(OpenJepaError):
     """The run cannot go on: the loss stays non-finite, or the representation collapsed."""
+
+
+class Interrupted(OpenJepaError):
+    """A signal stopped a run; the same call goes on from there."""
 
 
 def sentence(what: str, given: object, rule: str, remedy: str = "") -> str:

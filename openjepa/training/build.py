@@ -23,6 +23,7 @@ from openjepa.training.progress import Progress, plan
 from openjepa.training.recipe import Recipe
 from openjepa.training.state import Run
 from openjepa.vision.transformer import Transformer
+from openjepa.vision.vit import ViT
 
 
 def build(
@@ -34,10 +35,10 @@ def build(
     probe_data: str | None,
     probe_test: str | None,
     document: dict[str, Any],
+    start: ViT | None = None,
 ) -> Run:
-    """Everything a run is made of, at step 0."""
-    with initial_weights(recipe.seed):
-        method = build_method(recipe.method)
+    """Everything a run is made of, at step 0. `start`: weights that its encoders begin with."""
+    method = first(recipe, start)
     prepare(method, recipe, world)
     watch = recipe.watch
     probe: Probe | None = None
@@ -45,7 +46,9 @@ def build(
         probe = open_probe(
             source, probe_data, probe_test, method.encoder, watch.probe_bank, watch.probe_test, recipe.seed
         )
-    health = Health(source, method, watch.health_images, recipe.seed) if world.is_first else None
+    health: Health | None = None
+    if world.is_first and watch.health_images:
+        health = Health(source, method, watch.health_images, recipe.seed)
     return Run(
         recipe=recipe,
         world=world,
@@ -64,6 +67,16 @@ def build(
         workers=num_workers(recipe.speed.workers),
         document=document,
     )  # fmt: skip
+
+
+def first(recipe: Recipe, start: ViT | None) -> Method:
+    """The method before its first step. CheckpointError when the weights of `start` do not fit its encoders."""
+    with initial_weights(recipe.seed):
+        method = build_method(recipe.method)
+    if start is not None:
+        for encoder in (method.encoder, method.context_encoder):
+            storage.load_into(encoder, start.state_dict(), "the encoder to start from")
+    return method
 
 
 def book_of_bad_images(

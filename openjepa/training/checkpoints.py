@@ -33,6 +33,11 @@ class Checkpoints:
             return []
         return sorted(path.name for path in self.directory.iterdir() if path.name.startswith(PREFIX))
 
+    def milestones(self) -> list[Path]:
+        """Those that are kept for good, oldest first."""
+        paths = [self.directory / name for name in self.names()]
+        return [path for path in paths if _is_milestone(path)]
+
     def save(
         self,
         step: int,

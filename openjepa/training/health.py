@@ -35,14 +35,9 @@ class Health:
         is the share of (true, false) pairs that the energy tells apart; 0.5 is chance.
         """
         features: dict[str, list[Tensor]] = {}
-        true, false = [], []
-        images_of_others = self.batch.images.roll(1, dims=0).split(CHUNK)
-        for part, others in zip(self.batch.split(CHUNK), images_of_others, strict=True):
-            batch = part.to(device)
-            for name, value in method.representations(batch).items():
+        for part in self.batch.split(CHUNK):
+            for name, value in method.representations(part.to(device)).items():
                 features.setdefault(name, []).append(value.float().cpu())
-            true.append(method.energy(batch).flatten().cpu())
-            false.append(method.energy(batch, target_images=others.to(device)).flatten().cpu())
         found: dict[str, float] = {}
         for name, values in features.items():
             pooled = torch.cat(values)
@@ -52,7 +47,7 @@ class Health:
             found[f"rank_{name}"] = effective_rank(pooled)
             found[f"std_{name}"] = feature_std(pooled)
             found[f"cosine_{name}"] = mean_cosine(pooled)
-        true_energy, false_energy = torch.cat(true).double(), torch.cat(false).double()
+        true_energy, false_energy = self.energies(method, device)
         found["energy_true"] = float(true_energy.mean())
         found["energy_false"] = float(false_energy.mean())
         # both zero is the purest collapse: no gap
@@ -60,3 +55,14 @@ class Health:
         is_finite = bool((true_energy + false_energy).isfinite().all())
         found["energy_auroc"] = auroc(true_energy, false_energy) if is_finite else math.nan
         return found
+
+    @torch.no_grad()
+    def energies(self, method: Method, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(P,) float64 of true pairs, and of pairs whose target comes from another image."""
+        true, false = [], []
+        images_of_others = self.batch.partners.roll(1, dims=0).split(CHUNK)
+        for part, others in zip(self.batch.split(CHUNK), images_of_others, strict=True):
+            batch = part.to(device)
+            true.append(method.energy(batch).flatten().cpu())
+            false.append(method.energy(batch, target_images=others.to(device)).flatten().cpu())
+        return torch.cat(true).double(), torch.cat(false).double()

@@ -23,13 +23,16 @@ CALIBRATION_STEPS = 3  # of a run given in minutes, before its speed is believed
 FOREVER = 2**40  # a run in minutes does not know its last step
 
 
-def train(run: Run) -> bool:
-    """Train to the end of the run, or until a signal asks to stop. Returns whether the end was reached."""
+def train(run: Run, slice_s: float | None = None) -> bool:
+    """Train to the end of the run, or until a signal asks to stop, or for about `slice_s` seconds.
+
+    Returns whether the end was reached.
+    """
     recipe, world, progress = run.recipe, run.world, run.progress
     model = wrapped(run)
     autocast = precision(recipe.precision, world.device)
     clock = time.perf_counter() - run.elapsed_s
-    last_saved = time.perf_counter()
+    began = last_saved = time.perf_counter()
 
     with Signals() as signals, ExitStack() as at_the_end:
         if run.step == 0:
@@ -87,7 +90,9 @@ def train(run: Run) -> bool:
             run.elapsed_s = time.perf_counter() - clock
             is_milestone = passed(recipe.keep.milestones, t, now)
             is_due = time.perf_counter() - last_saved > recipe.keep.every_minutes * 60
-            wish = distributed.agree_max(max(signals.asked, int(is_due and world.is_first)))
+            is_slice_over = slice_s is not None and time.perf_counter() - began > slice_s and world.is_first
+            wanted = SAVE_AND_STOP if is_slice_over else SAVE_AND_GO_ON if is_due and world.is_first else 0
+            wish = distributed.agree_max(max(signals.asked, wanted))
             if wish or is_milestone or is_last:
                 if signals.asked == SAVE_AND_GO_ON:  # before saving: a signal that comes meanwhile counts
                     signals.asked = 0
@@ -99,6 +104,7 @@ def train(run: Run) -> bool:
                 last_saved = time.perf_counter()
                 interval.save_s += last_saved - started
             if wish == SAVE_AND_STOP and not is_last:
+                run.is_signalled = signals.asked == SAVE_AND_STOP
                 return False
     return True
 

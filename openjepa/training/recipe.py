@@ -13,7 +13,10 @@ from tyro.conf import Suppress
 
 from openjepa.config import type_mistakes
 from openjepa.errors import ConfigError, sentence
+from openjepa.methods.finetune import FineTuneConfig
+from openjepa.methods.ibot import IBOTConfig
 from openjepa.methods.ijepa import IJEPAConfig
+from openjepa.methods.mae import MAEConfig
 from openjepa.optim import OptimConfig
 
 
@@ -61,7 +64,7 @@ class Watch:
     max_probe_share: float = 0.1
     """Share of a run given in minutes that labelled probes may take; past it they wait, but for the last one."""
     health_images: int = 256
-    """Unlabelled images for rank, spread and energies."""
+    """Unlabelled images for rank, spread and energies; 0: the run is not judged."""
     on_collapse: Literal["warn", "stop"] = "warn"
     """What to do when the representation has collapsed."""
     max_skipped: int = 20
@@ -79,7 +82,7 @@ class Watch:
             "health_images": 8, "max_skipped": 1,
         }  # fmt: skip
         for name, low in lowest.items():
-            if getattr(self, name) < low:
+            if getattr(self, name) < low and not (name == "health_images" and self.health_images == 0):
                 wrong.append(sentence(f"watch.{name}", getattr(self, name), f"must be from {low}"))
         for name in ("max_bad_share", "max_probe_share"):
             if not 0 <= getattr(self, name) <= 1:
@@ -136,7 +139,7 @@ class Recipe:
 
     name: str = "custom"
     """What the run is called."""
-    method: IJEPAConfig = field(default_factory=IJEPAConfig)
+    method: IJEPAConfig | MAEConfig | IBOTConfig | FineTuneConfig = field(default_factory=IJEPAConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     length: Annotated[Length, Suppress] = field(default_factory=Length)  # the command line has flags of its own
     batch_size: int = 256

@@ -14,13 +14,15 @@ from openjepa import distributed, storage
 from openjepa.config import differences, to_dict
 from openjepa.data.loader import Loaded
 from openjepa.data.loader import check as check_data
-from openjepa.data.source import open_source
+from openjepa.data.source import Source, open_source
 from openjepa.errors import CheckpointError, ConfigError, sentence
 from openjepa.journal import Journal, duration
+from openjepa.methods import Method
 from openjepa.training.build import build, restore
 from openjepa.training.checkpoints import PREFIX, Checkpoints, RunLock
 from openjepa.training.loop import train
 from openjepa.training.recipe import RESUMABLE, Recipe
+from openjepa.training.saved import read_method
 from openjepa.training.state import Run
 from openjepa.vision.saved import read_encoder, write_encoders
 from openjepa.vision.vit import ViT
@@ -35,6 +37,8 @@ class Result:
     is_finished: bool
     """False when a signal stopped it; the same call goes on from there."""
     step: int
+    t: float
+    """How far it is, in 0..1."""
     elapsed_s: float
     verdict: str
     reason: str
@@ -42,28 +46,39 @@ class Result:
     """Every judgement, the untrained encoder's first."""
     controls: dict[str, dict[str, float]]
     """20-NN and linear accuracy of "pixels" and of the "untrained" encoder."""
+    is_signalled: bool = False
+    """A signal stopped it, and not the end of a slice."""
 
     @property
     def encoder(self) -> ViT:
         """The target encoder of a finished run."""
         return read_encoder(self.directory / "encoder")
 
+    @property
+    def method(self) -> Method:
+        """The whole method, as its newest checkpoint has it."""
+        return read_method(self.directory)
+
 
 def pretrain(
     recipe: Recipe,
-    data: str,
+    data: str | Source,
     out: str | Path,
     *,
+    start: ViT | None = None,
     probe_data: str | None = None,
     probe_test: str | None = None,
     resume: bool = False,
     resume_from: str | None = None,
+    slice_minutes: float | None = None,
     is_quiet: bool = False,
 ) -> Result:
     """Pretrain on `data` into the directory `out`; goes on by itself where an earlier call stopped.
 
     `data`, `probe_data`, `probe_test`: a folder, parquet files, tars, hf://name or scenes. `probe_data`
-    labels serve the probe alone; None takes those of `data` if it has any, "none" does without.
+    labels serve the probe alone; None takes those of `data` if it has any, "none" does without. `start`: an encoder
+    whose weights are the first ones, in place of fresh ones.
+    `slice_minutes`: stop after about so long, to be gone on with by the next call.
     `resume` insists that there is something to go on from; `resume_from` names the checkpoint.
     Raises ConfigError, DataError, CheckpointError or TrainingError, each saying what to do.
     """
@@ -73,9 +88,11 @@ def pretrain(
     if recipe.batch_size % world.size:
         rule = f"must be a multiple of the number of processes, {world.size}"
         raise ConfigError(sentence("batch_size", recipe.batch_size, rule))
-    source = open_source(data)
+    source = data if isinstance(data, Source) else open_source(data)
     tried = check_data(source, recipe.method.encoder.channels)
     document = {"recipe": to_dict(recipe), "data": source.identity}
+    if start is not None:
+        document["start"] = start.fingerprint()
     lock = RunLock(out) if world.is_first else None
     try:
         checkpoints = Checkpoints(out / "checkpoints", recipe.keep.last)
@@ -90,16 +107,16 @@ def pretrain(
             resumed_at=None if saved is None else saved["step"],
             wandb_project=recipe.watch.wandb,
         ) as journal:
-            run = build(recipe, source, out, world, journal, probe_data, probe_test, document)
+            run = build(recipe, source, out, world, journal, probe_data, probe_test, document, start)
             if world.is_first:
                 write_document(out / "recipe.json", document)
-            introduce(run, data, chosen)
+            introduce(run, chosen)
             if chosen is not None and saved is not None:
                 restore(run, chosen, saved)
             if world.is_first and chosen is None:
                 run.bad.add(Loaded(None, [], tried, num_read=len(tried) + 1))
             run.starts_up(time.perf_counter() - started)
-            is_finished = train(run)
+            is_finished = train(run, None if slice_minutes is None else 60 * slice_minutes)
             if is_finished and world.is_first:
                 export(run, out)
             conclude(run, out, is_finished)
@@ -145,7 +162,7 @@ def agree_on(chosen: Path | None) -> None:
 def essence(document: dict[str, Any]) -> dict[str, Any]:
     """The part of a run's document that decides where its weights go."""
     recipe = {k: v for k, v in document["recipe"].items() if k not in RESUMABLE}
-    return {"recipe": recipe, "data": document["data"]}
+    return {"recipe": recipe, "data": document["data"], "start": document.get("start")}
 
 
 def write_document(path: Path, document: dict[str, Any]) -> None:
@@ -156,7 +173,7 @@ def write_document(path: Path, document: dict[str, Any]) -> None:
     os.replace(file.name, path)
 
 
-def introduce(run: Run, data: str, chosen: Path | None) -> None:
+def introduce(run: Run, chosen: Path | None) -> None:
     """What is about to happen, in a few lines."""
     method, recipe = run.method, run.recipe
     encoder = sum(p.numel() for p in method.encoder.parameters())
@@ -212,9 +229,11 @@ def result(run: Run, out: Path, is_finished: bool) -> Result:
         directory=out,
         is_finished=is_finished,
         step=run.step,
+        t=run.progress.t(run.step),
         elapsed_s=run.elapsed_s,
         verdict="not judged" if verdict is None else verdict.word,
         reason="" if verdict is None else verdict.reason,
         history=run.history,
         controls=run.controls,
+        is_signalled=run.is_signalled,
     )

@@ -52,6 +52,8 @@ class Run:
     controls: dict[str, dict[str, float]] = field(default_factory=dict)
     """Probe figures of raw pixels and of the untrained encoder."""
     verdict: Verdict | None = None
+    is_signalled: bool = False
+    """It was stopped by a signal, and not by the end of a slice."""
 
     def starts_up(self, seconds: float) -> None:
         """Time that went by without a step: it counts, but says nothing of how long a step takes."""
