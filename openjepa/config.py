@@ -5,8 +5,10 @@ says where two differ. An unknown name is an error that gives the nearest known 
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, TypeVar
 
@@ -81,6 +83,28 @@ def changed(config: C, settings: dict[str, Any]) -> C:
     if wrong:
         raise ConfigError(wrong)
     return config
+
+
+def settings_from(texts: Sequence[str]) -> dict[str, Any]:
+    """What was typed as name=value: numbers, true, false, null and [lists] as JSON has them, anything else a string.
+
+    >>> settings_from(["optim.lr=1e-3", "method.loss=l1"])
+    {'optim.lr': 0.001, 'method.loss': 'l1'}
+    """
+    settings: dict[str, Any] = {}
+    wrong: list[str] = []
+    for text in texts:
+        name, is_given, value = text.partition("=")
+        if not is_given or not name.strip():
+            wrong.append(sentence("setting", text, "must be name=value", "Such as optim.lr=1e-3."))
+            continue
+        try:
+            settings[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name.strip()] = value
+    if wrong:
+        raise ConfigError(wrong)
+    return settings
 
 
 def _changed(config: C, path: list[str], value: Any, name: str, wrong: list[str]) -> C:

@@ -21,6 +21,7 @@ from openjepa.data.scenes import Scenes
 from openjepa.evaluation.run import evaluate
 from openjepa.evaluation.task import Task
 from openjepa.evaluation.tasks.linear import Linear
+from openjepa.methods.ijepa import IJEPAConfig
 from openjepa.training.recipe import Length
 from openjepa.training.run import pretrain
 from openjepa.visual.demo import COLUMNS, draw
@@ -83,7 +84,7 @@ def run(out: Path, minutes: float | None, num_seeds: int) -> DemoResult:
             for question in QUESTIONS:
                 accuracy = scores.score(probe.name, question, row).value
                 rows.setdefault(label, {}).setdefault(question, []).append(accuracy)
-        if seed == 0:
+        if seed == 0 and isinstance(recipe.method, IJEPAConfig):
             before = result.encoder.untrained(seed)
             draw(out / "demo.png", torch.from_numpy(shown), before, result.encoder, recipe.method, result.history)
     found = DemoResult(rows, time.perf_counter() - started)

@@ -88,7 +88,7 @@ def agree_sum(values: list[float]) -> list[float]:
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
-    """The mean of a () tensor over all ranks, on its device; nobody waits for it."""
+    """The mean of a tensor over all ranks, on its device, which takes it up; nobody waits for it."""
     if not dist.is_initialized():
         return x
     dist.all_reduce(x)

@@ -11,7 +11,7 @@ import pytest
 
 from openjepa import cli
 from openjepa.errors import ConfigError, DataError
-from openjepa.masking.rivals import Random
+from openjepa.masking import MultiBlock, Random
 from tests.training.conftest import make_images
 
 SMALL = [
@@ -46,6 +46,21 @@ def test_flags_choose_defaults_and_change_them() -> None:
     assert given.settings.method.predictor.depth == 3
     assert given.settings.optim.clip == 1
     assert given.minutes == 5
+
+
+def test_another_method_has_its_own_flags_and_keeps_what_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    start = ["--data", "x", "--recipe", "mae_in1k_vitb16"]
+    method = cli.parse_pretrain([*start, "--encoder", "small", "--method.decoder.depth", "4"]).settings.method
+    assert (method.encoder.width, method.encoder.init, method.encoder.has_cls) == (384, "xavier", True)
+    assert (method.decoder.depth, method.masking) == (4, Random(scale=0.75))
+    assert cli.parse_pretrain([*start, "--masking", "random"]).settings.method.masking == Random(scale=0.75)
+    chosen = cli.parse_pretrain([*start, "--masking", "multiblock", "--method.masking.num-targets", "2"])
+    assert chosen.settings.method.masking == MultiBlock(num_targets=2)
+    with pytest.raises(SystemExit):
+        cli.run(["pretrain", "--recipe", "mae_cifar10_cpu", "--help"])
+    said = capsys.readouterr().out
+    assert all(flag in said for flag in ("--method.decoder.width", "--method.norm-pixels", "--method.masking.scale"))
+    assert "--method.predictor" not in said
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from openjepa.config import at_most_one, changed, differences, flat, from_dict, to_dict
 from openjepa.errors import ConfigError
 from openjepa.masking.multiblock import MultiBlock
+from openjepa.methods import METHODS, MethodConfig
 from openjepa.methods.ijepa import MASKINGS
 from openjepa.recipes import RECIPES
 from openjepa.training.recipe import Length, Recipe
@@ -64,6 +65,15 @@ def test_a_union_keeps_its_kind(kind: str) -> None:
     document = through_json(recipe)
     assert document["method"]["masking"]["kind"] == MASKINGS[kind].__name__
     assert type(from_dict(Recipe, document).method.masking) is MASKINGS[kind]
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_recipe_keeps_its_method(kind: type[MethodConfig]) -> None:
+    recipe = replace(Recipe(), method=kind())
+    document = through_json(recipe)
+    assert document["method"]["kind"] == kind.__name__
+    assert from_dict(Recipe, document) == recipe
+    assert type(from_dict(Recipe, document).method) is kind
 
 
 def test_what_is_left_out_takes_its_default() -> None:

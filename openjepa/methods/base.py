@@ -34,6 +34,14 @@ class Batch:
     step: int
     """Where the batch stands in the run: the address of any randomness the method needs."""
 
+    @property
+    def partners(self) -> Tensor:
+        """(B, C, H, W) uint8: where a true pair has its y from; the images themselves, unless a method has other views.
+
+        False pairs are made of these too, so that nothing but the image tells them from true ones.
+        """
+        return self.images
+
     def to(self: B, device: torch.device) -> B:
         """The same batch on a device; copies from pinned memory do not wait."""
         return self._each(lambda x: x.to(device, non_blocking=True))

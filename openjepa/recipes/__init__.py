@@ -8,7 +8,7 @@ from typing import Any
 
 from openjepa.config import changed
 from openjepa.errors import ConfigError, nearest
-from openjepa.recipes import ijepa
+from openjepa.recipes import finetune, ibot, ijepa, mae
 from openjepa.training.recipe import Length, Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -20,6 +20,14 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         ijepa.ijepa_in1k_vitl16,
         ijepa.ijepa_in1k_vith14,
         ijepa.ijepa_in1k_vith16_448,
+        mae.mae_cifar10_cpu,
+        mae.mae_in1k_vitb16,
+        mae.mae_in1k_vitl16,
+        ibot.ibot_cifar10_cpu,
+        ibot.ibot_in1k_vits16,
+        finetune.finetune_small,
+        finetune.finetune_in1k_1percent,
+        finetune.finetune_in1k_vith16_448,
     )
 }
 

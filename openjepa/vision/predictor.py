@@ -29,18 +29,18 @@ class PredictorConfig:
     mlp_ratio: float = 4.0
     """Hidden size of a block's MLP, as a multiple of the width."""
 
-    def mistakes(self) -> list[str]:
-        """Every setting that cannot be used, as sentences."""
+    def mistakes(self, called: str = "predictor") -> list[str]:
+        """Every setting that cannot be used, as sentences about the field that is `called` so."""
         wrong = [
-            sentence(f"predictor.{name}", getattr(self, name), "must be at least 1")
+            sentence(f"{called}.{name}", getattr(self, name), "must be at least 1")
             for name in ("width", "depth", "heads")
             if getattr(self, name) < 1
         ]
         if not wrong and (self.width % self.heads or self.width % 4):
-            rule = f"must be a multiple of 4 and of predictor.heads = {self.heads}"
-            wrong.append(sentence("predictor.width", self.width, rule))
+            rule = f"must be a multiple of 4 and of {called}.heads = {self.heads}"
+            wrong.append(sentence(f"{called}.width", self.width, rule))
         if not 1 <= max(1, self.width) * self.mlp_ratio < float("inf"):
-            wrong.append(sentence("predictor.mlp_ratio", self.mlp_ratio, "must leave the MLP a hidden size"))
+            wrong.append(sentence(f"{called}.mlp_ratio", self.mlp_ratio, "must leave the MLP a hidden size"))
         return wrong
 
 

@@ -6,7 +6,7 @@ Departs from the released code in taking any image size, channel count and patch
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -191,13 +191,25 @@ class ViT(Encoder):
         with initial_weights(seed):
             return ViT(self.config).requires_grad_(False).eval()
 
+    def pooled_by(self, pooling: Literal["mean", "cls"]) -> ViT:
+        """The same weights with another vector for an image. ConfigError for a class token that is not there."""
+        other = ViT(replace(self.config, pooling=pooling)).to(self.mean.device)
+        other.load_state_dict(self.state_dict())
+        return other.requires_grad_(False).train(self.training)
+
     def features(self, images: Tensor, num_layers: int) -> Features:
         grid = (images.shape[2] // self.config.patch, images.shape[3] // self.config.patch)
         layers = self.encode(images, num_layers=num_layers)
         if not self.config.has_cls:
             return Features(tuple(layers), grid)
-        cls = tuple(tokens[:, 0] for tokens in layers) if self.config.pooling == "cls" else None
-        return Features(tuple(tokens[:, 1:] for tokens in layers), grid, cls)
+        summaries = tuple(self.summary(tokens) for tokens in layers)
+        return Features(tuple(tokens[:, 1:] for tokens in layers), grid, summaries)
+
+    def summary(self, tokens: Tensor) -> Tensor:
+        """What `encode` gives for whole images, (B, N, D) or (B, 1 + N, D), to what stands for each, (B, D)."""
+        if self.config.pooling == "cls":
+            return tokens[:, 0]
+        return tokens[:, 1:].mean(dim=1) if self.config.has_cls else tokens.mean(dim=1)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

@@ -92,6 +92,7 @@ def test_the_order_is_that_of_the_scenes_and_images_are_found_by_name(root: Path
         source = Clevr(str(root), split)
         items = [source[i] for i in range(len(source))]
         assert [item.name for item in items] == [str(root / "images" / split / file_name(n, split)) for n in numbers]
+        assert [source.name(i) for i in range(len(source))] == [item.name for item in items]
         assert [decode(item.image, 3)[0, 0, 0] for item in items] == numbers
         assert items[0].image == (root / "images" / split / file_name(numbers[0], split)).read_bytes()
 

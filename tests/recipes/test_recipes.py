@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 from openjepa import recipes
 from openjepa.config import from_dict, to_dict
 from openjepa.errors import ConfigError
+from openjepa.masking import Random
 from openjepa.methods import build
 from openjepa.training.recipe import Recipe
 
@@ -32,7 +34,8 @@ def test_its_docstring_holds_command_hardware_time_and_number(name: str) -> None
     text = inspect.getdoc(recipes.RECIPES[name]) or ""
     for field in ("Command:", "Hardware:", "Time:", "To reach:"):
         assert field in text, field
-    assert "openjepa demo" in text or re.search(rf"pretrain .*--recipe {name}", text, re.DOTALL)
+    is_named = re.search(rf"(pretrain|evaluate) .*--(finetune.)?recipe {name}", text, re.DOTALL)
+    assert "openjepa demo" in text or is_named
 
 
 PUBLISHED = {  # reference 1.1, 1.2, 1.4, 1.6: encoder width, depth, grid, predictor depth, epochs
@@ -58,6 +61,53 @@ def test_the_papers_runs_are_as_published(name: str) -> None:
     assert optim.lr_at(15 / epochs) == pytest.approx(1e-3)
     assert optim.lr_at(1) == pytest.approx(1e-6)
     assert (optim.weight_decay_at(0), optim.weight_decay_at(1)) == (0.04, 0.4)
+
+
+@pytest.mark.parametrize(("name", "width", "depth"), [("mae_in1k_vitb16", 768, 12), ("mae_in1k_vitl16", 1024, 24)])
+def test_maes_runs_are_as_published(name: str, width: int, depth: int) -> None:  # reference 3
+    recipe = recipes.get(name)
+    method, optim = recipe.method, recipe.optim
+    assert (method.encoder.width, method.encoder.depth, method.encoder.grid) == (width, depth, (14, 14))
+    assert (method.encoder.has_cls, method.encoder.init) == (True, "xavier")
+    assert (method.decoder.width, method.decoder.depth, method.decoder.heads) == (512, 8, 16)
+    assert (method.masking, method.norm_pixels) == (Random(scale=0.75), True)
+    assert (method.crop.scale, method.crop.flip) == ((0.2, 1.0), True)
+    assert (recipe.length.given(), recipe.batch_size) == ({"epochs": 1600}, 4096)
+    assert (optim.lr_at(0), optim.lr_at(40 / 1600), optim.lr_at(1)) == pytest.approx((0, 2.4e-3, 0))
+    assert (optim.weight_decay_at(0), optim.weight_decay_at(1), optim.betas) == (0.05, 0.05, (0.9, 0.95))
+
+
+def test_ibots_run_is_as_published() -> None:  # reference 3
+    recipe = recipes.get("ibot_in1k_vits16")
+    method, optim = recipe.method, recipe.optim
+    assert (method.encoder.width, method.encoder.depth, method.encoder.grid) == (384, 12, (14, 14))
+    assert (method.encoder.has_cls, method.encoder.pooling) == (True, "cls")
+    assert (method.head.num_prototypes, method.head.norm_last_layer, method.shared_head) == (8192, False, True)
+    assert (method.global_crop.scale, method.local_crop.scale) == ((0.25, 1.0), (0.05, 0.25))
+    assert (method.num_locals, method.local_size) == (10, (96, 96))
+    assert (method.masking.chance, method.masking.ratio) == (0.5, (0.1, 0.5))
+    views = (method.first_view, method.second_view, method.local_view)
+    assert [(view.blur, view.solarise) for view in views] == [(1.0, 0.0), (0.1, 0.2), (0.5, 0.0)]
+    assert {(view.jitter, view.brightness, view.contrast, view.saturation, view.hue) for view in views} == {
+        (0.8, 0.4, 0.4, 0.2, 0.1)
+    }
+    assert (method.student_temp, method.temps_at(0), method.temps_at(30 / 800)) == (0.1, (0.04, 0.04), (0.07, 0.07))
+    assert (method.momentum, method.momentum_schedule, method.centre_momentum) == ((0.996, 1.0), "cosine", 0.9)
+    assert (method.cls_weight, method.patch_weight, method.drop_path) == (1, 1, 0.1)
+    assert method.freeze_prototypes == 1 / 800
+    assert (recipe.length.given(), recipe.batch_size, optim.clip) == ({"epochs": 800}, 1024, 3.0)
+    assert (optim.lr_at(0), optim.lr_at(10 / 800), optim.lr_at(1)) == pytest.approx((0, 2e-3, 1e-6))
+    assert [optim.weight_decay_at(t) for t in (0, 0.25, 1)] == pytest.approx([0.04, 0.04 + 0.36 * 0.1464466, 0.4])
+
+
+def test_on_a_cpu_the_methods_share_encoder_and_crops() -> None:
+    one, other = recipes.get("ijepa_cifar10_cpu"), recipes.get("mae_cifar10_cpu")
+    assert replace(one.method.encoder, init="xavier") == other.method.encoder
+    assert one.method.crop == other.method.crop
+    assert (one.batch_size, one.length) == (other.batch_size, other.length)
+    third = recipes.get("ibot_cifar10_cpu")
+    assert replace(one.method.encoder, has_cls=True, pooling="cls") == third.method.encoder
+    assert (one.method.crop.scale, one.length) == (third.method.global_crop.scale, third.length)
 
 
 def test_unknown_names_are_errors() -> None:

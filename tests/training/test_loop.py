@@ -18,11 +18,12 @@ from safetensors.torch import load_file
 from openjepa import storage
 from openjepa.config import to_dict
 from openjepa.errors import ConfigError, DataError, TrainingError
-from openjepa.methods.ijepa import IJEPA
+from openjepa.methods.ijepa import IJEPA, IJEPAConfig
 from openjepa.training.probe import Probe
 from openjepa.training.recipe import Keep, Length, Recipe, Watch
 from openjepa.training.run import pretrain
 from openjepa.vision.encoder import Encoder
+from tests.methods.test_contract import TINY
 from tests.training.test_resume import SCRIPT, weights
 
 
@@ -38,6 +39,8 @@ def test_two_processes_equal_one(tiny: Recipe, images: Path, tmp_path: Path) -> 
         kind: replace(tiny, precision="float64", method=replace(tiny.method, regulariser=kind, masks_per_image=2))
         for kind in ("none", "variance_covariance", "sigreg")
     }
+    others = {kind.__name__: method for kind, method in TINY.items() if kind is not IJEPAConfig}
+    recipes |= {name: replace(tiny, precision="float64", method=method) for name, method in others.items()}
     for kind, recipe in recipes.items():
         pretrain(recipe, str(images), tmp_path / "one" / kind, is_quiet=True)
     script = tmp_path / "script.py"

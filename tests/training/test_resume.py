@@ -20,8 +20,10 @@ from safetensors.torch import load_file
 
 from openjepa.config import to_dict
 from openjepa.errors import CheckpointError, ConfigError
+from openjepa.methods import IJEPA, METHODS, IJEPAConfig, Method, MethodConfig
 from openjepa.training.recipe import Keep, Length, Recipe, Speed, Watch
 from openjepa.training.run import pretrain
+from tests.methods.test_contract import TINY
 
 WATCH = Watch(log_every=20, probes=1, health_images=16, probe_bank=40, probe_test=10)
 
@@ -145,13 +147,18 @@ def test_labels_that_come_later_have_true_controls(tiny: Recipe, images: Path, t
     assert late.controls == labelled.controls
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("kind", "number"), [*((kind, signal.SIGTERM) for kind in TINY), (IJEPAConfig, signal.SIGINT)])
 def test_a_signal_saves_and_stops_and_the_rest_is_exact(
-    tiny: Recipe, images: Path, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+    tiny: Recipe,
+    images: Path,
+    tmp_path: Path,
+    kind: type[MethodConfig],
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    recipe = replace(tiny, keep=Keep(every_minutes=60))
+    recipe = replace(tiny, keep=Keep(every_minutes=60), method=TINY[kind])
     pretrain(recipe, str(images), tmp_path / "whole", is_quiet=True)
-    stop_after(5, number, monkeypatch)
+    stop_after(5, number, monkeypatch, METHODS[kind])
     result = pretrain(recipe, str(images), tmp_path / "cut", is_quiet=True)
     assert not result.is_finished
     assert result.step == 5
@@ -168,19 +175,19 @@ def test_sigusr1_saves_and_goes_on(tiny: Recipe, images: Path, tmp_path: Path, m
     assert names == ["step-000000005", "step-000000012"]
 
 
-def stop_after(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+def stop_after(
+    step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch, method: type[Method] = IJEPA
+) -> None:
     """Send this process a signal in the middle of that step."""
-    from openjepa.methods.ijepa import IJEPA
+    done, original = [0], method.after_step
 
-    done, original = [0], IJEPA.after_step
-
-    def after_step(self: IJEPA, t: float) -> None:
+    def after_step(self: Method, t: float) -> None:
         original(self, t)
         done[0] += 1
         if done[0] == step:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(IJEPA, "after_step", after_step)
+    monkeypatch.setattr(method, "after_step", after_step)
 
 
 def test_metrics_have_no_gap_and_no_repeat(tiny: Recipe, images: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -198,3 +199,33 @@ def test_images_that_do_not_fit_are_refused(model):
         model(torch.zeros(1, 1, 16, 24))
     with pytest.raises(ConfigError, match=r"images\.shape = \(1, 3, 16, 22\): .*multiples of the patch, 4"):
         model(torch.zeros(1, 3, 16, 22))
+
+
+def test_a_class_token_stands_in_front_and_may_stand_for_the_image():
+    config = ViTConfig(image_size=(16, 16), patch=4, width=16, depth=2, heads=2, has_cls=True)
+    encoder = ViT(config).untrained(0)
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    by_mean, by_cls = encoder(images, 2), encoder.pooled_by("cls")(images, 2)
+    inside = encoder.encode(encoder.normalise(images), num_layers=2)
+    for layer, tokens in enumerate(inside):
+        assert tokens.shape == (3, 17, 16)
+        assert torch.equal(by_mean.layers[layer], tokens[:, 1:])
+        assert torch.equal(by_mean.pooled.unflatten(1, (2, 16))[:, layer], tokens[:, 1:].mean(1))
+        assert torch.equal(by_cls.pooled.unflatten(1, (2, 16))[:, layer], tokens[:, 0])
+    assert encoder.pooled_by("cls").pooling != encoder.pooling
+    assert encoder.pooled_by("cls").fingerprint() != encoder.fingerprint()
+    with pytest.raises(ConfigError, match="class token"):
+        ViT(replace(config, has_cls=False)).pooled_by("cls")
+
+
+def test_hidden_patches_are_the_token_in_their_place():
+    encoder = ViT(ViTConfig(image_size=(16, 16), patch=4, width=16, depth=1, heads=2)).untrained(0)
+    images = encoder.normalise(torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8))
+    hidden = torch.zeros(2, 16, dtype=torch.bool)
+    hidden[:, 5] = True
+    token = torch.randn(16)
+    (found,) = encoder.encode(images, hidden=(hidden, token))
+    other = images.clone()
+    other[:, :, 4:8, 4:8] = 7.0  # patch 5 of a 4 x 4 grid
+    assert torch.equal(found, encoder.encode(other, hidden=(hidden, token))[0])
+    assert not torch.equal(found, encoder.encode(images)[0])

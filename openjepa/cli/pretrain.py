@@ -1,0 +1,114 @@
+"""`openjepa pretrain`: the flags are the fields of the recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import AvoidSubcommands, arg
+
+from openjepa import recipes
+from openjepa.errors import ConfigError, nearest
+from openjepa.methods.finetune import FineTuneConfig
+from openjepa.methods.ijepa import MASKINGS, IJEPAConfig
+from openjepa.methods.mae import MAEConfig
+from openjepa.training.recipe import Length, Recipe
+from openjepa.training.run import pretrain
+from openjepa.vision.vit import vit
+
+DEFAULT_RECIPE = "ijepa_cifar10_cpu"
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Pretrain I-JEPA on a pile of unlabelled images.
+
+    Without labels the run judges itself by effective rank and energies; with a few (class folders, a label
+    column, or --probe-data) it also prints nearest-neighbour and linear accuracy while it trains.
+    The same command goes on where an earlier one stopped. Many GPUs:
+      torchrun --nproc-per-node 8 -m openjepa pretrain ...
+
+    Examples:
+      openjepa pretrain --data photos/ --minutes 30
+      openjepa pretrain --data train.parquet --probe-test test.parquet --recipe ijepa_cifar10_cpu --minutes 10
+      openjepa pretrain --data 'shards/{000..099}.tar' --recipe ijepa_in1k_vitb16 --out runs/b16
+    """
+
+    data: str
+    """A folder of images, .parquet files or a folder of them, 'shard-{000..012}.tar', hf://name, or scenes."""
+    out: Path = Path("runs/ijepa")
+    """Directory of the run: encoder, checkpoints, metrics. If it holds this run already, the run goes on."""
+    recipe: str = DEFAULT_RECIPE
+    """Named run whose settings are the defaults below; `openjepa recipes` lists them."""
+    encoder: str | None = None
+    """Encoder size in place of the recipe's: pico, nano, micro, tiny, small, base, large, huge, giant."""
+    masking: str | None = None
+    """Mask kind in place of the recipe's: multiblock, official, rasterized, block, random."""
+    probe_data: str | None = None
+    """Labelled images for the probes alone; by default those of --data if it has labels; none: no probes."""
+    probe_test: str | None = None
+    """Labelled images to test the probes on; by default a part of --probe-data that is kept apart."""
+    resume: bool = False
+    """Fail unless there is a run to go on from."""
+    resume_from: str | None = None
+    """Checkpoint to go on from, by name, such as step-000000500; by default the newest."""
+    epochs: float | None = None
+    """Length in passes over the data. Give at most one of these four; by default the recipe's."""
+    steps: int | None = None
+    """Length in optimiser steps."""
+    images: int | None = None
+    """Length in images seen."""
+    minutes: float | None = None
+    """Length in minutes of wall time."""
+    settings: Annotated[AvoidSubcommands[Recipe], arg(name="")] = field(default_factory=Recipe)
+
+
+def parse_pretrain(argv: list[str]) -> Pretrain:
+    """Two passes: --recipe, --encoder and --masking choose the defaults that the other flags then change."""
+    name = _given(argv, "--recipe") or DEFAULT_RECIPE
+    settings = recipes.get(name)
+    method = settings.method
+    if isinstance(method, FineTuneConfig):
+        raise ConfigError(f"recipe = {name!r}: learns from labels. Use `openjepa evaluate ENCODER --tasks finetune`.")
+    if (size := _given(argv, "--encoder")) is not None:
+        new = vit(size)
+        shape = {name: getattr(new, name) for name in ("width", "depth", "heads", "mlp_ratio")}
+        method = replace(method, encoder=replace(method.encoder, **shape))
+    if (kind := _given(argv, "--masking")) is not None:
+        if kind not in MASKINGS:
+            raise ConfigError(f"masking = {kind!r}: unknown. {nearest(kind, MASKINGS)}")
+        if not isinstance(method, (IJEPAConfig, MAEConfig)):
+            raise ConfigError(f"masking = {kind!r}: {name} trains by no masks of this kind. Leave out --masking.")
+        if not isinstance(method.masking, MASKINGS[kind]):  # of the same kind, the recipe's has its settings
+            method = replace(method, masking=MASKINGS[kind]())
+    settings = replace(settings, method=method)
+    default = Pretrain(data=tyro.MISSING, recipe=name, settings=settings)
+    return tyro.cli(Pretrain, default=default, args=argv, prog="openjepa pretrain")
+
+
+def _given(argv: list[str], flag: str) -> str | None:
+    for here, after in zip(argv, [*argv[1:], None], strict=True):
+        if here == flag:
+            return after
+        if here.startswith(flag + "="):
+            return here[len(flag) + 1 :]
+    return None
+
+
+def run(given: Pretrain) -> int:
+    """Carry out a command line; the exit status."""
+    units = {unit: getattr(given, unit) for unit in ("epochs", "steps", "images", "minutes")}
+    lengths = {unit: value for unit, value in units.items() if value is not None}
+    settings = replace(given.settings, length=Length(**lengths)) if lengths else given.settings
+    result = pretrain(
+        settings,
+        given.data,
+        given.out,
+        probe_data=given.probe_data,
+        probe_test=given.probe_test,
+        resume=given.resume,
+        resume_from=given.resume_from,
+    )
+    return 0 if result.is_finished else 1

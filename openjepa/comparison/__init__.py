@@ -1,0 +1,1 @@
+"""Methods and settings side by side: same backbone, same data, same budget, same probes, one table."""

@@ -1,0 +1,71 @@
+"""The pictures of a comparison: paper figure 1 on the user's data, energies before and after, and scaling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from openjepa.comparison.outcome import Comparison
+from openjepa.comparison.plan import Entry
+from openjepa.comparison.run import CURVE_TASKS, energies
+from openjepa.comparison.table import LABELS
+from openjepa.data.source import Source, open_source
+from openjepa.visual import curves
+
+MOST_ENERGIES = 6  # runs whose energies are drawn
+
+
+def draw(found: Comparison, entries: Sequence[Entry], data: str | Source, out: Path) -> None:
+    """curves.png, energies.png and, where sizes or shares of the data differ, scaling.png in `out`."""
+    panels = courses(found)
+    if panels:
+        curves.curves(out / "curves.png", panels)
+    if panels := scaling(found):
+        curves.curves(out / "scaling.png", panels)
+    finished = {outcome.name for outcome in found.outcomes if outcome.course.status == "finished"}
+    first = {entry.variant: entry for entry in reversed(entries) if entry.name in finished}
+    source = open_source(data) if isinstance(data, str) else data
+    pairs = {
+        variant: energies(entry.recipe, out / entry.name, source)
+        for variant, entry in list(reversed(first.items()))[:MOST_ENERGIES]
+    }
+    if pairs:
+        curves.energies(out / "energies.png", pairs)
+
+
+def courses(found: Comparison) -> dict[tuple[str, str], dict[str, list[curves.Line]]]:
+    """Panels of accuracy against seconds and against arithmetic, a row a probe and question."""
+    panels: dict[tuple[str, str], dict[str, list[curves.Line]]] = {}
+    for outcome in found.outcomes:
+        names = dict.fromkeys(name for point in outcome.points for name in point if name.startswith(CURVE_TASKS))
+        for name in names:
+            task, question = name.split(" ", 1)
+            label = f"{LABELS[task]}, {question} (%)"
+            points = [point for point in outcome.points if name in point]
+            for x, key, scale in (("minutes of training", "seconds", 1 / 60), ("GFLOP of training", "gflops", 1.0)):
+                line = [(point[key] * scale, 100 * point[name]) for point in points]
+                panels.setdefault((x, label), {}).setdefault(outcome.variant, []).append(line)
+    return panels
+
+
+def scaling(found: Comparison) -> dict[tuple[str, str], dict[str, list[curves.Line]]]:
+    """Panels of final accuracy against parameters, images at hand and arithmetic; empty when sizes are all the same."""
+    finished = [outcome for outcome in found.outcomes if outcome.figures]
+    sizes, shares = ({getattr(o, name) for o in finished} for name in ("parameters", "fraction"))
+    if len(sizes) < 2 and len(shares) < 2:
+        return {}
+    panels: dict[tuple[str, str], dict[str, list[curves.Line]]] = {}
+    for o in finished:
+        x_values = {
+            "parameters (millions)": o.parameters / 1e6,
+            "share of the images": o.fraction,
+            "GFLOP of training": o.gflops_per_image * o.images,
+        }
+        for figure in o.figures:
+            if figure["task"] not in CURVE_TASKS or figure["score"] is None:
+                continue
+            label = f"{LABELS[figure['task']]}, {figure['question']} (%)"
+            for x, value in x_values.items():
+                line = [(value, 100 * figure["score"]["value"])]
+                panels.setdefault((x, label), {}).setdefault(o.variant, []).append(line)
+    return panels

@@ -1,0 +1,246 @@
+"""`compare`: train every run of a plan in turns, measure all with the same probes, and say what each cost.
+
+Paper figure 1 and table 1, on the user's data. Runs alternate in slices, so that a machine that slows down slows all of
+them; each resumes from its own directory, so a comparison that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from openjepa import storage
+from openjepa.comparison.cost import forget_peak, gflops_per_image, peak_mib
+from openjepa.comparison.outcome import Comparison, Course, Outcome
+from openjepa.comparison.plan import Entry
+from openjepa.config import to_dict
+from openjepa.data.part import Part, split
+from openjepa.data.source import Source, open_source
+from openjepa.distributed import pick_device
+from openjepa.errors import TrainingError
+from openjepa.evaluation.run import CACHE, Evaluation, evaluate
+from openjepa.methods import build
+from openjepa.randomness import generator, initial_weights
+from openjepa.training.checkpoints import Checkpoints
+from openjepa.training.health import Health
+from openjepa.training.recipe import Recipe
+from openjepa.training.run import pretrain
+from openjepa.training.saved import read_method
+from openjepa.vision.encoder import Encoder
+
+TASKS = ("knn", "linear", "few_shot")
+DENSE = "depth"
+"""Measured too where the data has it."""
+CURVE_TASKS = ("knn", "linear")
+CURVE_TRAIN, CURVE_TEST = 10_000, 2_000
+"""Images that a point of a curve is measured on, at most; the table's figures take all that it is given."""
+PAIRS = 256
+"""Images whose energies are compared."""
+STATUS = "comparison.json"
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Probing:
+    """What the runs are measured with, the same for all."""
+
+    tasks: tuple[str, ...] = TASKS
+    most_train: int = 50_000
+    """Labelled images that the table's probes learn from, at most."""
+    most_test: int = 10_000
+    cache: str | Path | None = CACHE
+    device: str = "auto"
+    workers: int | None = None
+
+    def measure(self, encoder: Encoder, train: Source, test: Source, tasks: Sequence[str], **more: Any) -> Evaluation:
+        """Figures of an encoder on two sets."""
+        return evaluate(
+            encoder, train, test, tasks=tasks, cache=self.cache, device=self.device, workers=self.workers, **more
+        )
+
+
+def compare(
+    entries: Sequence[Entry],
+    data: str | Source,
+    test: str | Source | None,
+    out: str | Path,
+    *,
+    probing: Probing | None = None,
+    slice_minutes: float = 2.0,
+    is_quiet: bool = False,
+) -> Comparison | None:
+    """Train and measure `entries` on `data`, and test on `test`, or on a fifth of `data` that is kept apart.
+
+    `out` gets a directory a run and results.json; the same call goes on where an earlier one was stopped. None when a
+    signal stopped it. A run that fails or diverges is an outcome with its reason. Raises ConfigError, DataError.
+    """
+    probing, out = probing or Probing(), Path(out)
+    train, held_out = _sets(data, test)
+    courses = {entry.name: _read(out / entry.name) for entry in entries}
+    with _bars(is_quiet) as bars:
+        if not _train(entries, courses, train, out, slice_minutes, bars):
+            return None
+        found = Comparison(train.identity, held_out.identity)
+        found.settings = {"slice_minutes": slice_minutes, "probing": {**asdict(probing), "cache": str(probing.cache)}}
+        line = bars.add_task("measuring", total=len(entries))
+        few = some(train, CURVE_TRAIN), some(held_out, CURVE_TEST)
+        many = some(train, probing.most_train), some(held_out, probing.most_test)
+        tasks = [*probing.tasks, *([DENSE] if all(DENSE in each.dense_names for each in many) else [])]
+        seen: set[str] = set()
+        for entry in entries:
+            outcome = _described(entry, courses[entry.name])
+            found.outcomes.append(outcome)
+            if outcome.course.status == "finished":
+                _measure(found, outcome, entry, out / entry.name, probing, tasks, few, many, seen)
+            bars.advance(line)
+    (out / RESULTS).write_text(json.dumps(found.document(), indent=1) + "\n")
+    return found
+
+
+def _sets(data: str | Source, test: str | Source | None) -> tuple[Source, Source]:
+    train = open_source(data) if isinstance(data, str) else data
+    if test is None:
+        return split(train, 0)
+    return train, open_source(test) if isinstance(test, str) else test
+
+
+def some(source: Source, most: int) -> Source:
+    """At most so many images of a source, drawn once and for all."""
+    if len(source) <= most:
+        return source
+    order = generator(0, "some").permutation(len(source))[:most]
+    return Part(source, np.sort(order), f"{most} drawn")
+
+
+def _bars(is_quiet: bool) -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")
+    console = Console(stderr=True)
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=is_quiet)
+
+
+def _train(
+    entries: Sequence[Entry], courses: dict[str, Course], train: Source, out: Path, slice_minutes: float, bars: Progress
+) -> bool:
+    """A slice of each run in turn, until none is going. False when a signal came."""
+    lines = {entry.name: bars.add_task(entry.name, total=1.0) for entry in entries}
+    while any(course.is_going for course in courses.values()):
+        for entry in entries:
+            course = courses[entry.name]
+            if not course.is_going:
+                continue
+            is_stopped = _slice(entry, course, train, out / entry.name, slice_minutes)
+            bars.update(lines[entry.name], completed=course.t, description=f"{entry.name} {course.verdict}")
+            if course.status == "failed":
+                bars.console.print(f"{entry.name}: failed: {course.reason}", style="red", markup=False)
+            if is_stopped:
+                return False
+    return True
+
+
+def _slice(entry: Entry, course: Course, train: Source, directory: Path, slice_minutes: float) -> bool:
+    """Train one run for a while and note how it goes. True when a signal stopped it."""
+    device = pick_device(entry.recipe.speed.device)
+    source = train if entry.fraction == 1 else some(train, max(1, round(entry.fraction * len(train))))
+    forget_peak(device)
+    try:
+        result = pretrain(
+            entry.recipe, source, directory, probe_data="none", slice_minutes=slice_minutes, is_quiet=True
+        )
+    except TrainingError as error:  # it diverged: a result, and not the end of the comparison
+        course.status, course.reason, course.verdict = "failed", str(error), "diverged"
+    else:
+        first, last = result.history[0], result.history[-1]
+        course.status = "finished" if result.is_finished else "going"
+        course.step, course.t, course.seconds = result.step, result.t, result.elapsed_s
+        course.verdict = result.verdict
+        course.energies = {"auroc_before": first["energy_auroc"], "auroc_after": last["energy_auroc"]}
+    peak = peak_mib(device)
+    if peak is not None:
+        course.peak_mib = max(peak, course.peak_mib or 0.0)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / STATUS).write_text(json.dumps(asdict(course), indent=1) + "\n")
+    return course.is_going and result.is_signalled
+
+
+def _read(directory: Path) -> Course:
+    """How a run went so far; nothing of one that failed is kept, it is tried again."""
+    path = directory / STATUS
+    found = Course(**json.loads(path.read_text())) if path.exists() else Course()
+    return Course() if found.status == "failed" else found
+
+
+def _described(entry: Entry, course: Course) -> Outcome:
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build(entry.recipe.method).encoder.parameters())
+    return Outcome(
+        entry.name, entry.variant, entry.recipe.seed, entry.fraction, entry.recipe.batch_size, parameters,
+        gflops_per_image(entry.recipe), course, recipe=to_dict(entry.recipe),
+    )  # fmt: skip
+
+
+def _measure(
+    found: Comparison,
+    outcome: Outcome,
+    entry: Entry,
+    directory: Path,
+    probing: Probing,
+    tasks: Sequence[str],
+    few: tuple[Source, Source],
+    many: tuple[Source, Source],
+    seen: set[str],
+) -> None:
+    """The figures of a finished run, its curve, and its controls unless another run has brought the same."""
+    method = read_method(directory)
+    before = method.encoder.untrained(entry.recipe.seed)
+    assert before is not None  # a method's encoder is one of ours
+    is_new = before.fingerprint() not in seen
+    measured = probing.measure(method.encoder, *many, tasks, has_controls=is_new, name=outcome.name)
+    seen.add(before.fingerprint())
+    document = measured.document()
+    outcome.figures = [figure for figure in document["figures"] if figure["row"] == "encoder"]
+    known = {(control["row"], control["task"], control["question"]) for control in found.controls}
+    size = f"{entry.variant} " if len({each.variant for each in found.outcomes}) > 1 else ""
+    for control in (figure for figure in document["figures"] if figure["row"] != "encoder"):
+        if control["row"] == "untrained":
+            control["row"] = f"untrained {size}".strip()
+        if (control["row"], control["task"], control["question"]) not in known:
+            found.controls.append(control)
+    found.warnings += [warning for warning in measured.warnings if warning not in found.warnings]
+    outcome.points = [_point(before, 0, 0.0, outcome, few, probing)]
+    for checkpoint in Checkpoints(directory / "checkpoints", 1).milestones():
+        state = storage.read_document(checkpoint, "state")
+        encoder = read_method(checkpoint).encoder
+        outcome.points.append(_point(encoder, state["step"], state["elapsed_s"], outcome, few, probing))
+
+
+def _point(
+    encoder: Encoder, step: int, seconds: float, outcome: Outcome, few: tuple[Source, Source], probing: Probing
+) -> dict[str, float]:
+    """One place of a curve."""
+    images = step * outcome.batch_size
+    point = {"step": step, "seconds": seconds, "images": images, "gflops": images * outcome.gflops_per_image}
+    tasks = [task for task in CURVE_TASKS if task in probing.tasks]
+    measured = probing.measure(encoder, *few, tasks, has_controls=False) if tasks else None
+    for figure in measured.figures if measured else []:
+        if figure.score is not None:
+            point[f"{figure.task} {figure.question}"] = figure.score.value
+    return point
+
+
+def energies(recipe: Recipe, directory: Path, source: Source) -> dict[str, tuple[list[float], list[float]]]:
+    """Energies of pairs of one image, and of pairs whose target is another image: "before" and "after" training."""
+    with initial_weights(recipe.seed):
+        before = build(recipe.method)
+    found = {}
+    for when, method in (("before", before), ("after", read_method(directory))):
+        true, false = Health(source, method, PAIRS, recipe.seed).energies(method, torch.device("cpu"))
+        found[when] = true.tolist(), false.tolist()
+    return found

@@ -1,0 +1,127 @@
+"""A comparison as a table for people and as CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from openjepa.comparison.outcome import Comparison, Outcome
+
+LABELS = {"knn": "20-NN", "linear": "linear", "few_shot": "1 % of labels", "depth": "depth"}
+LABEL_WIDTH = 20
+WIDEST = 6  # variants that stand side by side; more stand below each other
+
+
+def figures(found: Comparison) -> list[tuple[str, str]]:
+    """(task, question) of every figure, in order."""
+    everywhere = [*found.controls, *(figure for outcome in found.outcomes for figure in outcome.figures)]
+    return list(dict.fromkeys((figure["task"], figure["question"]) for figure in everywhere))
+
+
+def cells(found: Comparison) -> list[list[str]]:
+    """The whole table: a line a figure or cost, a column a control or variant; the first line and column name them."""
+    variants = list(dict.fromkeys(outcome.variant for outcome in found.outcomes))
+    controls = list(dict.fromkeys(control["row"] for control in found.controls))
+    lines = [["", *controls, *variants]]
+    for task, question in figures(found):
+        here = [f for f in found.controls if (f["task"], f["question"]) == (task, question)]
+        line = [f"{LABELS.get(task, task)}, {question}"]
+        line += [_figure([f for f in here if f["row"] == control]) for control in controls]
+        for variant in variants:
+            own = [figure for outcome in _of(found, variant) for figure in outcome.figures]
+            line.append(_figure([f for f in own if (f["task"], f["question"]) == (task, question)]))
+        lines.append(line)
+    for name, say in COSTS.items():
+        lines.append([name, *[""] * len(controls), *(say(_of(found, variant)) for variant in variants)])
+    return lines
+
+
+def show(found: Comparison, console: Console) -> None:
+    """The table, what failed and the warnings."""
+    lines = cells(found)
+    if len(lines[0]) > WIDEST + 3:
+        lines = [list(column) for column in zip(*lines, strict=True)]
+    seeds = {outcome.seed for outcome in found.outcomes}
+    spread = "standard deviation over seeds" if len(seeds) > 1 else "half of the 95 % interval over test images"
+    title = f"{found.data}; tested on {found.test}; accuracy in %, +- {spread}"
+    table = Table(title=escape(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for number, column in enumerate(lines[0]):
+        table.add_column(escape(column), justify="right" if number else "left", min_width=0 if number else LABEL_WIDTH)
+    for line in lines[1:]:
+        table.add_row(*map(escape, line))
+    console.print(table)
+    for outcome in found.outcomes:
+        if outcome.course.status == "failed":
+            console.print(escape(f"{outcome.name} failed: {outcome.course.reason}"), style="red")
+    for warning in found.warnings:
+        console.print(escape(f"warning: {warning}"), style="yellow")
+
+
+def write(found: Comparison, out: Path) -> None:
+    """table.csv: a row a run and figure; curves.csv: a row a point."""
+    rows = [{"run": o.name, **_plain(figure)} for o in found.outcomes for figure in o.figures]
+    rows += [{"run": control["row"], **_plain(control)} for control in found.controls]
+    _csv(out / "table.csv", rows)
+    _csv(out / "curves.csv", [{"run": o.name, **point} for o in found.outcomes for point in o.points])
+
+
+def _csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _plain(figure: dict[str, Any]) -> dict[str, Any]:
+    score = figure["score"] or {}
+    return {
+        "task": figure["task"], "question": figure["question"], "metric": score.get("metric"),
+        "value": score.get("value"), "low": score.get("low"), "high": score.get("high"), "error": figure["error"],
+    }  # fmt: skip
+
+
+def _of(found: Comparison, variant: str) -> list[Outcome]:
+    return [outcome for outcome in found.outcomes if outcome.variant == variant]
+
+
+def _figure(same: Sequence[dict[str, Any]]) -> str:
+    """One figure and half of its interval, or the mean and spread of several seeds."""
+    scores = [figure["score"] for figure in same if figure["score"]]
+    if not scores:
+        return "none" if same else ""
+    scale, digits = (1, 3) if scores[0]["metric"] == "RMSE" else (100, 1)
+    values = [scale * score["value"] for score in scores]
+    if len(values) > 1:
+        return f"{statistics.mean(values):.{digits}f} +- {statistics.stdev(values):.{digits}f}"
+    half = scale * (scores[0]["high"] - scores[0]["low"]) / 2
+    return f"{values[0]:.{digits}f} +- {half:.{digits}f}"
+
+
+def _mean(values: Sequence[float | None], digits: int = 0) -> str:
+    known = [value for value in values if value is not None]
+    return f"{statistics.mean(known):,.{digits}f}" if known else "unknown"
+
+
+def _energy(outcomes: Sequence[Outcome]) -> str:
+    known = [outcome.course.energies for outcome in outcomes if outcome.course.energies]
+    ends = [_mean([each[when] for each in known], 2) for when in ("auroc_before", "auroc_after")]
+    return " -> ".join(ends) if known else ""
+
+
+COSTS = {
+    "images seen": lambda outcomes: _mean([o.images for o in outcomes]),
+    "seconds": lambda outcomes: _mean([o.course.seconds for o in outcomes]),
+    "GFLOP an image": lambda outcomes: _mean([o.gflops_per_image for o in outcomes], 2),
+    "peak memory, MiB": lambda outcomes: _mean([o.course.peak_mib for o in outcomes]),
+    "energy AUROC": _energy,
+    "verdict": lambda outcomes: ", ".join(dict.fromkeys(o.course.verdict for o in outcomes)),
+}
+"""What a run cost, over its seeds."""

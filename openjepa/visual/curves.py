@@ -1,0 +1,57 @@
+"""Curves of a comparison: accuracy against time and against arithmetic (paper figure 1), energies, scaling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+Line = Sequence[tuple[float, float]]
+"""(x, y) of each point."""
+
+
+def curves(path: Path, panels: Mapping[tuple[str, str], Mapping[str, Sequence[Line]]]) -> None:
+    """A panel for each (x label, y label), with lines by name; several lines of a name are seeds, drawn in one colour.
+
+    Panels of one y label stand side by side.
+    """
+    rows = list(dict.fromkeys(y for _, y in panels))
+    columns = list(dict.fromkeys(x for x, _ in panels))
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    figure = Figure(figsize=(4.6 * len(columns) + 0.5, 3.2 * len(rows) + 0.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    for (x, y), lines in panels.items():
+        axis = axes[rows.index(y), columns.index(x)]
+        for name, seeds in lines.items():
+            for number, line in enumerate(seeds):
+                colour = f"C{names.index(name) % 10}"
+                label = name if number == 0 else None
+                axis.plot(*zip(*line, strict=True), "o-", ms=3.5, lw=1.3, color=colour, label=label)
+        axis.set_xlabel(x)
+        axis.set_ylabel(y)
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def energies(path: Path, pairs: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> None:
+    """By run and "before" or "after" training: energies of true pairs, and of pairs with another image's target."""
+    figure = Figure(figsize=(7.5, 2.1 * len(pairs) + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(pairs), 2, squeeze=False)
+    for row, (name, by_time) in zip(axes, pairs.items(), strict=True):
+        for axis, (when, (true, false)) in zip(row, by_time.items(), strict=True):
+            both = np.concatenate([true, false])
+            span = float(both.min()), float(np.quantile(both, 0.995))
+            bins = 40 if span[1] > span[0] else 2
+            axis.hist(true, bins, range=span, alpha=0.6, density=True, label="same image")
+            axis.hist(false, bins, range=span, alpha=0.6, density=True, label="another image")
+            axis.set_title(f"{name}, {when} training", fontsize=9)
+            axis.set_yticks([])
+            axis.set_xlabel("energy", fontsize=8)
+    axes[0, 0].legend(fontsize=8)
+    figure.savefig(path, dpi=130)

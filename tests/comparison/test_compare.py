@@ -1,0 +1,144 @@
+"""A comparison from end to end: in slices, stopped and gone on with, with a run that diverges."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from openjepa import cli
+from openjepa.comparison.cost import gflops_per_image
+from openjepa.comparison.plan import Backbone, on, plan
+from openjepa.comparison.run import Probing, compare
+from openjepa.data.scenes import Scenes
+from openjepa.errors import ConfigError
+from openjepa.training import loop
+from openjepa.training.recipe import Length, Speed, Watch
+from openjepa.training.saved import read_method
+from openjepa.vision.vit import ViTConfig
+from tests.training.conftest import make_images
+
+SMALL = Backbone("pico", 16, 4, 8)
+PROBING = Probing(("knn", "linear"), cache=None, device="cpu", workers=0)
+
+
+@pytest.fixture(autouse=True)
+def no_patience_with_locks(monkeypatch):
+    monkeypatch.setattr("openjepa.training.checkpoints.LOCK_PATIENCE_S", 0.0)
+
+
+def entries(methods=("ijepa", "mae"), steps=10, **more):
+    found = plan(methods, Length(steps=steps), SMALL, points=2, **more)
+    quick = Speed(device="cpu", workers=0)
+    watch = Watch(probes=2, health_images=16, log_every=4)
+    shape = ViTConfig(image_size=(16, 16), patch=4, width=16, depth=2, heads=2)
+    return [
+        replace(entry, recipe=replace(entry.recipe, method=on(entry.recipe.method, shape), speed=quick, watch=watch))
+        for entry in found
+    ]
+
+
+def test_every_run_gets_figures_a_curve_and_costs_and_slices_change_nothing(tmp_path):
+    images = make_images(tmp_path)
+    whole = compare(entries(), str(images), None, tmp_path / "whole", probing=PROBING, is_quiet=True)
+    sliced = compare(
+        entries(), str(images), None, tmp_path / "sliced", probing=PROBING, slice_minutes=1e-9, is_quiet=True
+    )
+    for outcome, again in zip(whole.outcomes, sliced.outcomes, strict=True):
+        assert outcome.course.status == "finished"
+        assert outcome.images == 80
+        assert outcome.course.seconds > 0
+        assert {(figure["task"], figure["question"]) for figure in outcome.figures} == {
+            ("knn", "class"), ("linear", "class"),
+        }  # fmt: skip
+        assert [point["step"] for point in outcome.points] == [0, 5, 10]
+        assert outcome.points[-1]["gflops"] == pytest.approx(80 * outcome.gflops_per_image)
+        assert set(outcome.course.energies) == {"auroc_before", "auroc_after"}
+        for one, other in zip(outcome.figures, again.figures, strict=True):
+            assert one["score"]["value"] == other["score"]["value"]
+    one, other = (read_method(tmp_path / name / "mae-seed0").state_dict() for name in ("whole", "sliced"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    rows = {control["row"] for control in whole.controls}
+    assert "raw pixels" in rows
+    assert any(row.startswith("untrained") for row in rows)
+    written = json.loads((tmp_path / "whole" / "results.json").read_text())
+    assert [outcome["name"] for outcome in written["outcomes"]] == ["ijepa-seed0", "mae-seed0"]
+
+
+def test_a_run_that_diverges_is_an_outcome(tmp_path):
+    settings = {"optim.lr": [1e-3, 1e30], "optim.lr_start": [1e-3]}
+    found = compare(
+        [
+            replace(entry, recipe=replace(entry.recipe, watch=replace(entry.recipe.watch, max_skipped=2)))
+            for entry in entries(("mae",), settings=settings)
+        ],
+        str(make_images(tmp_path)), None, tmp_path / "out", probing=PROBING, is_quiet=True,
+    )  # fmt: skip
+    fine, bad = found.outcomes
+    assert fine.figures
+    assert bad.course.status == "failed"
+    assert "not finite" in bad.course.reason
+    assert bad.figures == []
+
+
+def test_a_signal_stops_it_and_the_same_call_goes_on(tmp_path, monkeypatch):
+    images, out = make_images(tmp_path), tmp_path / "out"
+    real, calls = loop.save, []
+
+    def save(*args, **kwargs):
+        calls.append(args)
+        os.kill(os.getpid(), signal.SIGTERM)
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "save", save)
+    assert compare(entries(), str(images), None, out, probing=PROBING, slice_minutes=1e-9, is_quiet=True) is None
+    assert len(calls) == 1
+    assert not (out / "mae-seed0").exists()
+    monkeypatch.setattr(loop, "save", real)
+    found = compare(entries(), str(images), None, out, probing=PROBING, is_quiet=True)
+    assert [outcome.course.status for outcome in found.outcomes] == ["finished", "finished"]
+
+
+def test_a_budget_of_fewer_than_ten_steps_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="at least 10"):
+        compare(entries(steps=9), str(make_images(tmp_path)), None, tmp_path / "out", probing=PROBING, is_quiet=True)
+
+
+def test_arithmetic_is_counted_as_by_hand():
+    (entry,) = entries(("mae",))
+    method = entry.recipe.method
+    vit, decoder = method.encoder, method.decoder
+
+    def block(length, width):
+        return 2 * length * width * 12 * width + 4 * length * length * width
+
+    patches, masked = 16, 12
+    seen = patches - masked + vit.has_cls
+    forward = 2 * (patches - masked) * 48 * vit.width + vit.depth * block(seen, vit.width)
+    forward += 2 * seen * vit.width * decoder.width + decoder.depth * block(seen + masked, decoder.width)
+    forward += 2 * masked * decoder.width * 48
+    # a backward pass is twice the forward one, but the images need no gradient
+    expected = 3 * forward - 2 * (patches - masked) * 48 * vit.width
+    assert gflops_per_image(entry.recipe) == pytest.approx(expected / 1e9, rel=1e-6)
+
+
+def test_the_command_line_writes_table_curves_and_pictures(tmp_path, capsys):
+    cache = tmp_path / "scenes"
+    Scenes(60, (16, 16), 0, 3, cache=cache)
+    line = ["compare", "--methods", "ijepa", "--data", f"scenes?num_images=60&size=16&cache={cache}", "--steps", "10",
+            "--encoder", "pico", "--image-size", "16", "--patch", "4", "--batch-size", "8", "--points", "1",
+            "--tasks", "knn", "--workers", "0", "--encoders", "pico", "nano",
+            "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]  # fmt: skip
+    assert cli.run(line) == 0
+    said = capsys.readouterr().out
+    for words in ("20-NN", "num_objects", "depth", "images seen", "GFLOP an image", "energy AUROC"):
+        assert words in said
+    for name in ("results.json", "table.csv", "curves.csv", "curves.png", "energies.png", "scaling.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+    with (tmp_path / "out" / "curves.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["0", "10", "0", "10"]
