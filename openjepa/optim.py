@@ -95,15 +95,19 @@ class Optimizer:
         # the fused kernel is the one that knows how to skip a step on the device; CPU has it too
         self.adamw = torch.optim.AdamW(self.groups, lr=0.0, betas=config.betas, fused=True)
 
-    def step(self, t: float, loss: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, t: float, loss: Tensor, frozen: frozenset[str] = frozenset()) -> tuple[Tensor, Tensor]:
         """One update at progress t, unless loss or gradient is not finite, then none.
 
-        Returns the gradient's norm before clipping and whether it was skipped (both () tensors on the
-        device), and clears the gradients.
+        Parameters named in `frozen` stay as they are, and their averages do not age. Returns the gradient's norm before
+        clipping and whether it was skipped (both () tensors on the device), and clears the gradients.
         """
         for group in self.adamw.param_groups:
             group["lr"] = self.config.lr_at(t) * group["lr_scale"]
             group["weight_decay"] = self.config.weight_decay_at(t) if group["decays"] else 0.0
+        parameters = [p for group in self.adamw.param_groups for p in group["params"]]
+        for name, parameter in zip(self.names, parameters, strict=True):
+            if name in frozen:
+                parameter.grad = None
         gradients = [p.grad for g in self.adamw.param_groups for p in g["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         is_skipped = ~(torch.isfinite(norm) & torch.isfinite(loss.detach()))

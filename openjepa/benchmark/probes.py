@@ -1,7 +1,7 @@
 """Nearest neighbours and the paper's linear recipe on a set of features as large as one likes: seconds and memory.
 
-Features are a map on the disk, as evaluation keeps them; what counts as memory is what a process cannot give back, so not
-the pages of that map.
+Features are a map on the disk, as evaluation keeps them; what counts as memory is what a process cannot give back, so
+not the pages of that map.
 """
 
 from __future__ import annotations

@@ -74,6 +74,11 @@ def run(argv: list[str]) -> int:
             rule = f"can be chosen for encoders of openjepa; this one gives its {encoder.pooling}"
             raise ConfigError(sentence("pooling", given.pooling, rule, "Leave out --pooling."))
         encoder = encoder.pooled_by(given.pooling)
+    if idle := [
+        name for name, kind in kinds.items() if getattr(given, name) != kind() and not is_asked(name, given.tasks)
+    ]:
+        rule = "have settings, and are not measured"
+        raise ConfigError(sentence("tasks", " ".join(idle), rule, f"Add them: --tasks ... {' '.join(idle)}."))
     found = evaluate(
         encoder,
         given.data,
@@ -92,3 +97,8 @@ def run(argv: list[str]) -> int:
     show(found, Console(highlight=False))
     Console(highlight=False).print(f"{found.seconds:.0f} s; everything in {given.out / RESULTS}", markup=False)
     return 1 if any(figure.error for figure in found.figures) else 0
+
+
+def is_asked(name: str, tasks: tuple[str, ...]) -> bool:
+    """Whether a task is measured: it was named, or none was and it is a usual one."""
+    return name in tasks or (not tasks and known()[name].is_usual)

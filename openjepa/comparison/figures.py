@@ -7,16 +7,17 @@ from pathlib import Path
 
 from openjepa.comparison.outcome import Comparison
 from openjepa.comparison.plan import Entry
-from openjepa.comparison.run import CURVE_TASKS, energies
+from openjepa.comparison.run import energies
 from openjepa.comparison.table import LABELS
-from openjepa.data.source import Source, open_source
+from openjepa.comparison.terms import CURVE_TASKS
+from openjepa.data.source import Source
 from openjepa.visual import curves
 
 MOST_ENERGIES = 6  # runs whose energies are drawn
 
 
-def draw(found: Comparison, entries: Sequence[Entry], data: str | Source, out: Path) -> None:
-    """curves.png, energies.png and, where sizes or shares of the data differ, scaling.png in `out`."""
+def draw(found: Comparison, entries: Sequence[Entry], train: Source, out: Path) -> None:
+    """curves.png, energies.png (on images of `train`) and, where sizes or shares differ, scaling.png in `out`."""
     panels = courses(found)
     if panels:
         curves.curves(out / "curves.png", panels)
@@ -24,9 +25,8 @@ def draw(found: Comparison, entries: Sequence[Entry], data: str | Source, out: P
         curves.curves(out / "scaling.png", panels)
     finished = {outcome.name for outcome in found.outcomes if outcome.course.status == "finished"}
     first = {entry.variant: entry for entry in reversed(entries) if entry.name in finished}
-    source = open_source(data) if isinstance(data, str) else data
     pairs = {
-        variant: energies(entry.recipe, out / entry.name, source)
+        variant: energies(entry.recipe, out / entry.name, train)
         for variant, entry in list(reversed(first.items()))[:MOST_ENERGIES]
     }
     if pairs:

@@ -6,12 +6,12 @@ Paper section 7 and tables 6 to 13 are such lists. Everything else is equal: bac
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from openjepa import recipes
-from openjepa.config import changed, settings_from, to_dict
+from openjepa.config import changed, settings_from
 from openjepa.errors import ConfigError, nearest, sentence
 from openjepa.methods import MethodConfig
 from openjepa.methods.ibot import IBOTConfig
@@ -72,54 +72,76 @@ def plan(
 ) -> list[Entry]:
     """Every run, methods innermost so that they alternate; ConfigError with every mistake of every run.
 
-    `settings`: values to try by dotted name, all combinations; the prefix "method." may be left out. `runs`: in their
+    `settings`: values to try by dotted name, all combinations; the prefix "method." may be left out, and a method that
+    lacks a setting runs without it. `runs`: in their
     place a list, each "name: setting=value setting=value". `points`: how often over a run the encoder is kept.
     """
     wrong = [f"method = {name!r}: unknown. {nearest(name, METHODS)}" for name in methods if name not in METHODS]
     wrong += [f"masking = {name!r}: unknown. {nearest(name, MASKINGS)}" for name in maskings if name not in MASKINGS]
     wrong += [sentence("data_fraction", x, "must be above 0 and at most 1") for x in fractions if not 0 < x <= 1]
     wrong += [] if methods else [sentence("methods", methods, "needs one or more", f"There are {', '.join(METHODS)}.")]
+    sizes = encoders or (backbone.encoder,)
+    wrong += length.mistakes()
+    wrong += [
+        mistake for size in sizes for mistake in replace(backbone, encoder=size).mistakes() if mistake not in wrong
+    ]
     if wrong:
         raise ConfigError(wrong)
-    wrong += length.mistakes()
     entries: dict[str, Entry] = {}
-    axes = (
-        seeds,
-        fractions or (1.0,),
-        encoders or (backbone.encoder,),
-        _changes(settings, runs),
-        maskings or ("",),
-        methods,
-    )
+    changes = _changes(settings, runs)
+    wrong += _nowhere({name for _, change in changes for name in change}, methods)
+    axes = (seeds, fractions or (1.0,), sizes, changes, maskings or ("",), methods)
     for seed, fraction, size, (label, change), masking, method in itertools.product(*axes):
         masking = masking if method == "ijepa" else ""  # the masks are I-JEPA's; other methods run once
-        try:
-            recipe = _recipe(method, replace(backbone, encoder=size), masking, change, length, seed, points)
-        except ConfigError as error:
-            wrong += [mistake for mistake in error.mistakes if mistake not in wrong]
-            continue
-        words = [method, masking, size if encoders else "", f"{fraction:g} of data" if fractions else "", label]
+        own = {name: value for name, value in change.items() if _has(method, name)}
+        recipe = _recipe(method, replace(backbone, encoder=size), masking, own, length, seed, points)
+        words = [method, masking, size if encoders else "", f"{fraction:g} of data" if fractions else ""]
+        words.append(" ".join(f"{k.split('.')[-1]}={_word(v)}" for k, v in own.items()) if label is None else label)
         entry = Entry(" ".join(word for word in words if word), recipe, fraction)
-        entries.setdefault(entry.name, entry)
+        if entries.setdefault(entry.name, entry) != entry:
+            wrong.append(sentence("run", entry.name, "is the name of two different runs", "Give each its own."))
         wrong += [f"{entry.variant}: {mistake}" for mistake in recipe.mistakes()]
     if wrong:
         raise ConfigError(wrong)
     return list(entries.values())
 
 
-def _changes(settings: Mapping[str, Sequence[Any]] | None, runs: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    """(words, settings) of each combination, or of each run of the list."""
+def _nowhere(names: Iterable[str], methods: Sequence[str]) -> list[str]:
+    """A mistake for each setting that none of the methods has."""
+    wrong = []
+    for name in sorted(names):
+        if not any(_has(method, name) for method in methods):
+            try:
+                changed(recipes.get(METHODS[methods[0]]), {_full(name, methods[0]): None})
+            except ConfigError as error:
+                wrong += error.mistakes
+    return wrong
+
+
+def _has(method: str, name: str) -> bool:
+    """Whether the recipe of a method has a setting of this name."""
+    try:
+        changed(recipes.get(METHODS[method]), {_full(name, method): None})
+    except ConfigError:
+        return False
+    return True
+
+
+def _changes(
+    settings: Mapping[str, Sequence[Any]] | None, runs: Sequence[str]
+) -> list[tuple[str | None, dict[str, Any]]]:
+    """(words, settings) of each combination, whose words are not known yet, or of each run of the list."""
     grid = settings or {}
     combined = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if not runs:
-        return [(" ".join(f"{k.split('.')[-1]}={_word(v)}" for k, v in change.items()), change) for change in combined]
-    listed = []
+        return [(None, change) for change in combined]
+    listed: list[tuple[str | None, dict[str, Any]]] = []
     for run in runs:
         name, is_given, rest = run.partition(":")
         if not is_given:
             raise ConfigError(sentence("run", run, "must be 'name: setting=value ...'"))
-        listed.append((name.strip(), settings_from(rest.split())))
-    return [(name, {**change, **own}) for name, own in listed for change in combined]
+        listed += [(name.strip(), {**change, **settings_from(rest.split())}) for change in combined]
+    return listed
 
 
 def _word(value: Any) -> str:
@@ -144,8 +166,7 @@ def _recipe(
         watch=replace(Watch(), probes=points),
         keep=Keep(milestones=points, last=1),
     )
-    known = to_dict(recipe)
-    return changed(recipe, {_full(name, known): value for name, value in change.items()})
+    return changed(recipe, {_full(name, method): value for name, value in change.items()})
 
 
 def on(config: M, shape: ViTConfig) -> M:
@@ -159,10 +180,11 @@ def on(config: M, shape: ViTConfig) -> M:
     return config
 
 
-def _full(name: str, known: dict[str, Any]) -> str:
+def _full(name: str, method: str) -> str:
     """A setting's whole name: "predictor.depth" is "method.predictor.depth"."""
-    head = name.split(".")[0]
-    return f"method.{name}" if head not in known and head in known["method"] else name
+    recipe, head = recipes.get(METHODS[method]), name.split(".")[0]
+    is_own = head not in {entry.name for entry in fields(recipe)} and head in {f.name for f in fields(recipe.method)}
+    return f"method.{name}" if is_own else name
 
 
 def values_from(texts: Sequence[str]) -> dict[str, list[Any]]:

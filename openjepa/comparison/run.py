@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -21,50 +19,26 @@ from openjepa import storage
 from openjepa.comparison.cost import forget_peak, gflops_per_image, peak_mib
 from openjepa.comparison.outcome import Comparison, Course, Outcome
 from openjepa.comparison.plan import Entry
+from openjepa.comparison.terms import CURVE_TASKS, CURVE_TEST, CURVE_TRAIN, DENSE, Probing, check, sets, share, some
 from openjepa.config import to_dict
-from openjepa.data.part import Part, split
-from openjepa.data.source import Source, open_source
+from openjepa.data.source import Source
 from openjepa.distributed import pick_device
-from openjepa.errors import TrainingError
-from openjepa.evaluation.run import CACHE, Evaluation, evaluate
+from openjepa.errors import ConfigError, TrainingError
+from openjepa.journal import METRICS
 from openjepa.methods import build
-from openjepa.randomness import generator, initial_weights
+from openjepa.randomness import initial_weights
 from openjepa.training.checkpoints import Checkpoints
 from openjepa.training.health import Health
 from openjepa.training.recipe import Recipe
 from openjepa.training.run import pretrain
 from openjepa.training.saved import read_method
 from openjepa.vision.encoder import Encoder
+from openjepa.vision.vit import ViTConfig
 
-TASKS = ("knn", "linear", "few_shot")
-DENSE = "depth"
-"""Measured too where the data has it."""
-CURVE_TASKS = ("knn", "linear")
-CURVE_TRAIN, CURVE_TEST = 10_000, 2_000
-"""Images that a point of a curve is measured on, at most; the table's figures take all that it is given."""
 PAIRS = 256
 """Images whose energies are compared."""
 STATUS = "comparison.json"
 RESULTS = "results.json"
-
-
-@dataclass(frozen=True)
-class Probing:
-    """What the runs are measured with, the same for all."""
-
-    tasks: tuple[str, ...] = TASKS
-    most_train: int = 50_000
-    """Labelled images that the table's probes learn from, at most."""
-    most_test: int = 10_000
-    cache: str | Path | None = CACHE
-    device: str = "auto"
-    workers: int | None = None
-
-    def measure(self, encoder: Encoder, train: Source, test: Source, tasks: Sequence[str], **more: Any) -> Evaluation:
-        """Figures of an encoder on two sets."""
-        return evaluate(
-            encoder, train, test, tasks=tasks, cache=self.cache, device=self.device, workers=self.workers, **more
-        )
 
 
 def compare(
@@ -80,10 +54,15 @@ def compare(
     """Train and measure `entries` on `data`, and test on `test`, or on a fifth of `data` that is kept apart.
 
     `out` gets a directory a run and results.json; the same call goes on where an earlier one was stopped. None when a
-    signal stopped it. A run that fails or diverges is an outcome with its reason. Raises ConfigError, DataError.
+    signal stopped it. A run that diverges is an outcome with its reason. Raises ConfigError and DataError, as far as
+    they can be seen before anything is trained.
     """
     probing, out = probing or Probing(), Path(out)
-    train, held_out = _sets(data, test)
+    train, held_out = sets(data, test)
+    few = some(train, CURVE_TRAIN), some(held_out, CURVE_TEST)
+    many = some(train, probing.most_train), some(held_out, probing.most_test)
+    tasks = [*probing.tasks, *([DENSE] if all(DENSE in each.dense_names for each in many) else [])]
+    check(entries, tasks, train, many, out)
     courses = {entry.name: _read(out / entry.name) for entry in entries}
     with _bars(is_quiet) as bars:
         if not _train(entries, courses, train, out, slice_minutes, bars):
@@ -91,33 +70,23 @@ def compare(
         found = Comparison(train.identity, held_out.identity)
         found.settings = {"slice_minutes": slice_minutes, "probing": {**asdict(probing), "cache": str(probing.cache)}}
         line = bars.add_task("measuring", total=len(entries))
-        few = some(train, CURVE_TRAIN), some(held_out, CURVE_TEST)
-        many = some(train, probing.most_train), some(held_out, probing.most_test)
-        tasks = [*probing.tasks, *([DENSE] if all(DENSE in each.dense_names for each in many) else [])]
-        seen: set[str] = set()
+        controls = control_names(entries)
         for entry in entries:
             outcome = _described(entry, courses[entry.name])
             found.outcomes.append(outcome)
             if outcome.course.status == "finished":
-                _measure(found, outcome, entry, out / entry.name, probing, tasks, few, many, seen)
+                _measure(found, outcome, entry, out / entry.name, probing, tasks, few, many, controls)
+            (out / RESULTS).write_text(json.dumps(found.document(), indent=1) + "\n")
             bars.advance(line)
-    (out / RESULTS).write_text(json.dumps(found.document(), indent=1) + "\n")
     return found
 
 
-def _sets(data: str | Source, test: str | Source | None) -> tuple[Source, Source]:
-    train = open_source(data) if isinstance(data, str) else data
-    if test is None:
-        return split(train, 0)
-    return train, open_source(test) if isinstance(test, str) else test
-
-
-def some(source: Source, most: int) -> Source:
-    """At most so many images of a source, drawn once and for all."""
-    if len(source) <= most:
-        return source
-    order = generator(0, "some").permutation(len(source))[:most]
-    return Part(source, np.sort(order), f"{most} drawn")
+def control_names(entries: Sequence[Entry]) -> dict[ViTConfig, str]:
+    """What each untrained backbone is called: by the first run that has it, where there are several."""
+    found: dict[ViTConfig, str] = {}
+    for entry in entries:
+        found.setdefault(entry.recipe.method.encoder, f"untrained ({entry.variant})")
+    return found if len(found) > 1 else dict.fromkeys(found, "untrained")
 
 
 def _bars(is_quiet: bool) -> Progress:
@@ -148,7 +117,7 @@ def _train(
 def _slice(entry: Entry, course: Course, train: Source, directory: Path, slice_minutes: float) -> bool:
     """Train one run for a while and note how it goes. True when a signal stopped it."""
     device = pick_device(entry.recipe.speed.device)
-    source = train if entry.fraction == 1 else some(train, max(1, round(entry.fraction * len(train))))
+    source = share(train, entry.fraction)
     forget_peak(device)
     try:
         result = pretrain(
@@ -156,6 +125,9 @@ def _slice(entry: Entry, course: Course, train: Source, directory: Path, slice_m
         )
     except TrainingError as error:  # it diverged: a result, and not the end of the comparison
         course.status, course.reason, course.verdict = "failed", str(error), "diverged"
+        course.step, course.seconds = _last(directory)
+    except ConfigError as error:  # too short for ten steps, which a run in minutes knows when it has begun
+        raise ConfigError([f"{entry.variant}: {mistake}" for mistake in error.mistakes]) from None
     else:
         first, last = result.history[0], result.history[-1]
         course.status = "finished" if result.is_finished else "going"
@@ -170,8 +142,15 @@ def _slice(entry: Entry, course: Course, train: Source, directory: Path, slice_m
     return course.is_going and result.is_signalled
 
 
+def _last(directory: Path) -> tuple[int, float]:
+    """Step and seconds of the last line of metrics."""
+    lines = (directory / METRICS).read_text().splitlines() if (directory / METRICS).exists() else []
+    trained = [record for record in map(json.loads, lines) if "elapsed_s" in record]
+    return (trained[-1]["step"], trained[-1]["elapsed_s"]) if trained else (0, 0.0)
+
+
 def _read(directory: Path) -> Course:
-    """How a run went so far; nothing of one that failed is kept, it is tried again."""
+    """How a run went so far. One that failed is tried again from its newest checkpoint."""
     path = directory / STATUS
     found = Course(**json.loads(path.read_text())) if path.exists() else Course()
     return Course() if found.status == "failed" else found
@@ -195,24 +174,24 @@ def _measure(
     tasks: Sequence[str],
     few: tuple[Source, Source],
     many: tuple[Source, Source],
-    seen: set[str],
+    controls: dict[ViTConfig, str],
 ) -> None:
     """The figures of a finished run, its curve, and its controls unless another run has brought the same."""
-    method = read_method(directory)
-    before = method.encoder.untrained(entry.recipe.seed)
+    method, seed = read_method(directory), entry.recipe.seed
+    before = method.encoder.untrained(seed)
     assert before is not None  # a method's encoder is one of ours
-    is_new = before.fingerprint() not in seen
-    measured = probing.measure(method.encoder, *many, tasks, has_controls=is_new, name=outcome.name)
-    seen.add(before.fingerprint())
-    document = measured.document()
-    outcome.figures = [figure for figure in document["figures"] if figure["row"] == "encoder"]
-    known = {(control["row"], control["task"], control["question"]) for control in found.controls}
-    size = f"{entry.variant} " if len({each.variant for each in found.outcomes}) > 1 else ""
-    for control in (figure for figure in document["figures"] if figure["row"] != "encoder"):
-        if control["row"] == "untrained":
-            control["row"] = f"untrained {size}".strip()
-        if (control["row"], control["task"], control["question"]) not in known:
-            found.controls.append(control)
+    own = controls[entry.recipe.method.encoder]
+    known = {(control["row"], control["seed"]) for control in found.controls}
+    has_controls = (own, seed) not in known
+    measured = probing.measure(method.encoder, *many, tasks, has_controls=has_controls, name=outcome.name, seed=seed)
+    for figure in measured.document()["figures"]:
+        name = {"untrained": own}.get(figure["row"], figure["row"])
+        if figure["row"] == "encoder":
+            outcome.figures.append(figure)
+        elif (name, seed) not in known:
+            found.controls.append({**figure, "row": name, "seed": seed})
+        if figure["error"]:
+            found.warnings.append(f"{outcome.name}, {figure['row']}: no {figure['task']}: {figure['error']}")
     found.warnings += [warning for warning in measured.warnings if warning not in found.warnings]
     outcome.points = [_point(before, 0, 0.0, outcome, few, probing)]
     for checkpoint in Checkpoints(directory / "checkpoints", 1).milestones():

@@ -32,7 +32,8 @@ def cells(found: Comparison) -> list[list[str]]:
     lines = [["", *controls, *variants]]
     for task, question in figures(found):
         here = [f for f in found.controls if (f["task"], f["question"]) == (task, question)]
-        line = [f"{LABELS.get(task, task)}, {question}"]
+        unit = " (RMSE)" if any(f["score"] and f["score"]["metric"] == "RMSE" for f in here) else ""
+        line = [f"{LABELS.get(task, task)}, {question}{unit}"]
         line += [_figure([f for f in here if f["row"] == control]) for control in controls]
         for variant in variants:
             own = [figure for outcome in _of(found, variant) for figure in outcome.figures]
@@ -57,6 +58,8 @@ def show(found: Comparison, console: Console) -> None:
     for line in lines[1:]:
         table.add_row(*map(escape, line))
     console.print(table)
+    for outcome in {outcome.variant: outcome for outcome in reversed(found.outcomes)}.values():
+        console.print(escape(f"{outcome.variant}: {about(outcome)}"))
     for outcome in found.outcomes:
         if outcome.course.status == "failed":
             console.print(escape(f"{outcome.name} failed: {outcome.course.reason}"), style="red")
@@ -64,11 +67,26 @@ def show(found: Comparison, console: Console) -> None:
         console.print(escape(f"warning: {warning}"), style="yellow")
 
 
+def about(outcome: Outcome) -> str:
+    """The settings of a run that people ask for first; results.json has them all."""
+    recipe = outcome.recipe
+    method, optim = recipe["method"], recipe["optim"]
+    words = [method["kind"].removesuffix("Config"), f"batch {recipe['batch_size']}", f"lr {optim['lr']:g}"]
+    for part in ("predictor", "decoder"):
+        if part in method:
+            words.append(f"{part} {method[part]['width']} wide, {method[part]['depth']} deep")
+    if method.get("regulariser", "none") != "none":
+        start, end = method["regulariser_weight"]
+        words.append(f"{method['regulariser']} {start:g} -> {end:g}")
+    return ", ".join(words)
+
+
 def write(found: Comparison, out: Path) -> None:
-    """table.csv: a row a run and figure; curves.csv: a row a point."""
+    """table.csv: a row a run and figure; runs.csv: a row a run and what it cost; curves.csv: a row a point."""
     rows = [{"run": o.name, **_plain(figure)} for o in found.outcomes for figure in o.figures]
-    rows += [{"run": control["row"], **_plain(control)} for control in found.controls]
+    rows += [{"run": f"{c['row']}, seed {c['seed']}", **_plain(c)} for c in found.controls]
     _csv(out / "table.csv", rows)
+    _csv(out / "runs.csv", [_cost(outcome) for outcome in found.outcomes])
     _csv(out / "curves.csv", [{"run": o.name, **point} for o in found.outcomes for point in o.points])
 
 
@@ -78,6 +96,16 @@ def _csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _cost(outcome: Outcome) -> dict[str, Any]:
+    course = outcome.course
+    return {
+        "run": outcome.name, "status": course.status, "verdict": course.verdict, "reason": course.reason,
+        "steps": course.step, "images": outcome.images, "seconds": course.seconds, "fraction": outcome.fraction,
+        "parameters": outcome.parameters, "gflops_per_image": outcome.gflops_per_image, "peak_mib": course.peak_mib,
+        **course.energies,
+    }  # fmt: skip
 
 
 def _plain(figure: dict[str, Any]) -> dict[str, Any]:
@@ -116,12 +144,18 @@ def _energy(outcomes: Sequence[Outcome]) -> str:
     return " -> ".join(ends) if known else ""
 
 
+def _lost(outcomes: Sequence[Outcome]) -> str:
+    """How many seeds the figures above are without."""
+    failed = sum(outcome.course.status == "failed" for outcome in outcomes)
+    return f" ({failed} of {len(outcomes)} failed)" if failed else ""
+
+
 COSTS = {
     "images seen": lambda outcomes: _mean([o.images for o in outcomes]),
     "seconds": lambda outcomes: _mean([o.course.seconds for o in outcomes]),
     "GFLOP an image": lambda outcomes: _mean([o.gflops_per_image for o in outcomes], 2),
     "peak memory, MiB": lambda outcomes: _mean([o.course.peak_mib for o in outcomes]),
     "energy AUROC": _energy,
-    "verdict": lambda outcomes: ", ".join(dict.fromkeys(o.course.verdict for o in outcomes)),
+    "verdict": lambda outcomes: ", ".join(dict.fromkeys(o.course.verdict for o in outcomes)) + _lost(outcomes),
 }
 """What a run cost, over its seeds."""

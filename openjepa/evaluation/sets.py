@@ -34,6 +34,8 @@ class ImageSet:
             raise DataError(sentence(role, self.spec, rule, "Leave out streaming."))
         if len(self.source) < FEWEST:
             raise DataError(sentence(role, self.spec, f"has {len(self.source)} images; {FEWEST} are needed"))
+        self.names: dict[str, list[str]] = {}
+        """Of the classes of each question, once they are numbered."""
         self._dense: dict[tuple[str, tuple[int, int], bytes], Tensor] = {}
 
     def __len__(self) -> int:
@@ -109,6 +111,7 @@ def number_alike(train: ImageSet, test: ImageSet) -> dict[str, list[str]]:
         named[question] = [
             some[key] if isinstance(key, int) and some and key < len(some) else str(key) for key in known
         ]
+        train.names[question] = test.names[question] = named[question]
     return named
 
 

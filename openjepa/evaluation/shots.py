@@ -39,7 +39,7 @@ def _images_a_class(shots: str, num_images: int, num_classes: int, setting: str)
         wanted = float(text.removesuffix("%")) / 100 * num_images / num_classes if text.endswith("%") else int(text)
     except ValueError:
         wanted = -1
-    if wanted <= 0:
+    if not 0 < wanted < float("inf"):
         raise ConfigError(sentence(setting, shots, "is a share or a number", "Try 1%, 10% or 5."))
     return max(1, round(wanted))
 

@@ -41,17 +41,18 @@ class Verdict:
         return self.word in ("collapsing", "collapsed")
 
 
-def judge(history: list[dict[str, float]]) -> Verdict:
+def judge(history: list[dict[str, float]], can_collapse: bool = True) -> Verdict:
     """The verdict on the last of a run's judgements; `history` begins with the untrained encoder's.
 
-    Each judgement holds what `training.health` measures, and `knn` and `linear` where there are labels.
+    Each judgement holds what `training.health` measures, and `knn` and `linear` where there are labels. A method whose
+    targets do not follow from its own features (pixels) cannot collapse, and raises no alarm.
     """
     first, now = history[0], history[-1]
     if not all(math.isfinite(now[f"std_{name}"]) for name in ("context", "target")):
         return Verdict("collapsed", "features are not finite")
     if len(history) == 1:
         return Verdict("untrained", f"effective rank {now['rank_target']:.1f}, before the first step")
-    if alarm := alarmed(first, now):
+    if can_collapse and (alarm := alarmed(first, now)):
         return alarm
     tells = now["energy_auroc"]
     state = f"{telling(now)}; effective rank {now['rank_target']:.1f}, untrained {first['rank_target']:.1f}"
@@ -72,14 +73,13 @@ def alarmed(first: dict[str, float], now: dict[str, float]) -> Verdict | None:
         return Verdict(
             "collapsed",
             f"features of different images differ by {spread['target']:.0%} of what they did untrained (cosine "
-            f"{now['cosine_target']:.3f}); {energies}. Add --method.regulariser variance_covariance, or lower "
-            "--optim.lr, in another --out",
+            f"{now['cosine_target']:.3f}); {energies}",
         )
     if tells < TELLS and now["energy_false"] < ENERGY_LEFT * first["energy_false"]:
         return Verdict(  # a head may say the same of every image while features still differ
             "collapsed",
             f"the energy of false pairs is {now['energy_false'] / first['energy_false']:.1%} of what it was untrained: "
-            f"any target fits any context; {energies}. Lower --optim.lr, in another --out (iBOT: is centring on?)",
+            f"any target fits any context; {energies}",
         )
     if tells < TELLS and min(*spread.values()) < SPREAD_FALLING:
         return Verdict(

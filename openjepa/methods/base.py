@@ -121,6 +121,10 @@ class MethodConfig(ABC):
 class Method(nn.Module, ABC):
     """A way to train an encoder."""
 
+    can_collapse: bool = True
+    """Its targets are features of its own, so that a constant would do."""
+    remedy: str = "Lower --optim.lr, in another --out."
+    """What to type when it has collapsed."""
     views: Views
     """Image -> sample, samples -> batch; on the CPU, in loader workers."""
 
@@ -149,6 +153,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def after_step(self, t: float) -> None:
         """What follows an optimiser step at progress t: EMA teachers, centres."""
+
+    def frozen(self, t: float) -> frozenset[str]:
+        """Names of parameters that are not to move at progress t."""
+        return frozenset()
 
     def lr_scale(self, name: str) -> float:
         """What the learning rate of the parameter of this name is multiplied by."""

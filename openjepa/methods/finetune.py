@@ -32,6 +32,8 @@ class FineTuneConfig(MethodConfig):
 
     num_classes: int = 2
     """Classes; taken from the data."""
+    class_names: tuple[str, ...] = ()
+    """Their names, in the order of the outputs; taken from the data."""
     crop: Crop = field(default_factory=lambda: Crop(scale=(0.08, 1.0), flip=True))
     rand_magnitude: float = 9.0
     """Strength of RandAugment, out of ten; 0 switches it off (MAE: 9)."""
@@ -108,7 +110,10 @@ class LabelledViews:
         return view, label, drop_path(rng, config.encoder.depth, config.drop_path)
 
     def collate(self, samples: list[Any], seed: int, step: int, first: int) -> LabelledBatch:
-        """Samples at `first`, `first + 1`, ... of the step's global batch."""
+        """Samples at `first`, ... of the step's global batch. ConfigError when images are mixed and `first` is odd."""
+        if first % 2 and (self.config.mixup or self.config.cutmix):
+            rule = "must be even to mix neighbours, so that several processes mix as one does"
+            raise ConfigError(sentence("images a process", first, rule, "Take another --batch-size."))
         images = np.stack([view for view, _, _ in samples])
         labels = np.array([label for _, label, _ in samples], np.int64)
         neighbours = [i ^ 1 if i ^ 1 < len(samples) else i for i in range(len(samples))]
@@ -142,6 +147,8 @@ class LabelledViews:
 
 class FineTune(Method):
     """An encoder and a linear head on what it pools."""
+
+    can_collapse = False
 
     def __init__(self, config: FineTuneConfig) -> None:
         if wrong := config.mistakes():

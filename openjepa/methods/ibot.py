@@ -1,7 +1,8 @@
 """iBOT: a student matches its EMA over prototypes, across views and on hidden patches (arXiv 2111.07832, section 3).
 
 Without the patch loss it is DINO (arXiv 2104.14294). Departs from the released code in frozen sine-cosine positions,
-bilinear crops, and a teacher's head that is shared exactly where the student's is.
+bilinear crops, one limit for the norm of the whole gradient, and a teacher's head that is shared exactly where the
+student's is.
 """
 
 from __future__ import annotations
@@ -124,6 +125,8 @@ class IBOTConfig(MethodConfig):
 class IBOT(Method):
     """Student and teacher, an encoder and a head each; centres of the teacher's logits."""
 
+    remedy = "Leave --method.centring on, or lower --optim.lr, in another --out."
+
     def __init__(self, config: IBOTConfig) -> None:
         if wrong := config.mistakes():
             raise ConfigError(wrong)
@@ -182,7 +185,6 @@ class IBOT(Method):
 
     def forward(self, batch: CropsBatch, t: float) -> dict[str, Tensor]:
         config, count = self.config, len(batch.images)
-        is_frozen = t < config.freeze_prototypes
         # the number of hidden patches decides shapes: first of all, while there is nothing else to wait for
         hidden = None if batch.masks is None else batch.masks.transpose(0, 1).flatten(0, 1)
         index = None if hidden is None else hidden.flatten().nonzero()[:, 0]
@@ -198,16 +200,23 @@ class IBOT(Method):
         cls_tokens = [tokens[:, 0].unflatten(0, (2, count))]
         if config.num_locals:
             cls_tokens.append(self.local_cls(batch, branches))
-        logs = self.student_logs(self.head("student", "cls")(torch.cat(cls_tokens), is_frozen))
+        logs = self.student_logs(self.head("student", "cls")(torch.cat(cls_tokens)))
         cls_loss = view_cross_entropy(probs, logs).mean()
         outputs = {"loss": config.cls_weight * cls_loss, "cls_loss": cls_loss.detach()}
         if hidden is not None and index is not None:
             patches = tokens[:, 1:].flatten(0, 1)[index]
-            logs = self.student_logs(self.head("student", "patch")(patches, is_frozen))
+            logs = self.student_logs(self.head("student", "patch")(patches))
             patch_loss = patch_cross_entropy(patch_probs, logs, index // hidden.shape[1], hidden.sum(1))
             outputs["loss"] = outputs["loss"] + config.patch_weight * patch_loss
             outputs["patch_loss"] = patch_loss.detach()
         return outputs
+
+    def frozen(self, t: float) -> frozenset[str]:
+        """The prototypes, for the first share of the run."""
+        if t >= self.config.freeze_prototypes:
+            return frozenset()
+        parts = [(kind, name) for kind, head in self.student_heads.items() for name, _ in head.named_parameters()]
+        return frozenset(f"student_heads.{kind}.{name}" for kind, name in parts if name in ("weight", "scale"))
 
     def local_cls(self, batch: CropsBatch, branches: Tensor | None) -> Tensor:
         """The student's class tokens of local crops: (n, B, D)."""

@@ -94,6 +94,8 @@ class IJEPAConfig(MethodConfig):
 class IJEPA(Method):
     """Context encoder, its EMA the target encoder (`teacher`), and the predictor."""
 
+    remedy = "Add --method.regulariser variance_covariance, or lower --optim.lr, in another --out."
+
     def __init__(self, config: IJEPAConfig) -> None:
         if wrong := config.mistakes():
             raise ConfigError(wrong)

@@ -67,6 +67,8 @@ class MAEConfig(MethodConfig):
 class MAE(Method):
     """One encoder, which sees the context alone, and the decoder."""
 
+    can_collapse = False
+
     def __init__(self, config: MAEConfig) -> None:
         if wrong := config.mistakes():
             raise ConfigError(wrong)

@@ -58,23 +58,15 @@ class Head(nn.Module):
         first, second, last = self.layers
         return F.normalize(last(F.gelu(second(F.gelu(first(x))))), dim=-1)
 
-    def logits(self, z: Tensor, is_frozen: bool = False) -> Tensor:
-        """(..., bottleneck) to (..., num_prototypes): linear in z. `is_frozen`: the prototypes get a gradient of zero.
-
-        Zero and not none: data parallelism waits for every parameter's gradient.
-        """
-        directions = _frozen(F.normalize(self.weight, dim=-1), is_frozen)
-        out = F.linear(z, directions)
-        out = out if self.scale is None else out * _frozen(self.scale, is_frozen)
+    def logits(self, z: Tensor) -> Tensor:
+        """(..., bottleneck) to (..., num_prototypes): linear in z."""
+        out = F.linear(z, F.normalize(self.weight, dim=-1))
+        out = out if self.scale is None else out * self.scale
         return out.to(torch.promote_types(out.dtype, torch.float32))  # losses and centres are not for half precision
 
-    def forward(self, x: Tensor, is_frozen: bool = False) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., num_prototypes), at least float32."""
-        return self.logits(self.project(x), is_frozen)
-
-
-def _frozen(x: Tensor, is_frozen: bool) -> Tensor:
-    return x.detach() + 0 * x if is_frozen else x
+        return self.logits(self.project(x))
 
 
 def view_cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:

@@ -126,4 +126,4 @@ def restore(run: Run, chosen: Path, saved: dict[str, Any]) -> None:
     if run.probe is not None and saved["probe"] != run.probe.identity:  # figures of other images do not compare
         run.controls = {}
         run.history = [{k: v for k, v in judged.items() if k not in ("knn", "linear")} for judged in run.history]
-    run.verdict = judge(run.history) if run.history else None
+    run.verdict = judge(run.history, run.method.can_collapse) if run.history else None

@@ -25,17 +25,21 @@ from openjepa.vision.vit import ViT
 CHUNK = 128  # images a pass
 
 
-def finetune(encoder: ViT, data: Answered, recipe: Recipe, out: str | Path, *, is_quiet: bool = False) -> FineTune:
+def finetune(
+    encoder: ViT, data: Answered, recipe: Recipe, out: str | Path, *, names: Sequence[str] = (), is_quiet: bool = False
+) -> FineTune:
     """Train all of `encoder` and a linear head on `data` as `recipe` says; goes on where an earlier call stopped.
 
-    The encoder given stays as it is. Raises ConfigError for a recipe of another method, Interrupted when a signal
-    stopped the run before its end, and what `pretrain` raises.
+    The encoder given stays as it is. `names`: of the classes, kept with the classifier. A batch of more images than
+    there are is cut to those. Raises ConfigError for a recipe of another method, Interrupted when a signal stopped the
+    run before its end, and what `pretrain` raises.
     """
     if not isinstance(recipe.method, FineTuneConfig):
         rule = "is no recipe of fine-tuning"
         raise ConfigError(sentence("recipe", recipe.name, rule, "`openjepa recipes` lists them."))
-    method = replace(recipe.method, encoder=encoder.config, num_classes=int(data.labels().max()) + 1)
-    recipe = replace(recipe, method=method)
+    num_classes = max(int(data.labels().max()) + 1, len(names))
+    method = replace(recipe.method, encoder=encoder.config, num_classes=num_classes, class_names=tuple(names))
+    recipe = replace(recipe, method=method, batch_size=min(recipe.batch_size, len(data)))
     result = pretrain(recipe, data, out, start=encoder, probe_data="none", is_quiet=is_quiet)
     if not result.is_finished:
         raise Interrupted(

@@ -65,7 +65,7 @@ def train(run: Run, slice_s: float | None = None) -> bool:
 
             # ------------------------------------------------ update
             logs["loss"] = distributed.mean_over_ranks(logs["loss"])  # one that is not finite is so on all
-            grad_norm, is_skipped = run.optimizer.step(t, logs["loss"])
+            grad_norm, is_skipped = run.optimizer.step(t, logs["loss"], run.method.frozen(t))
             run.method.after_step(t)
             run.step += 1
             interval.logs.append({**logs, "grad_norm": grad_norm})
@@ -86,7 +86,7 @@ def train(run: Run, slice_s: float | None = None) -> bool:
                 interval.probe_s += judgement(run, is_last)
                 if run.verdict is not None and run.verdict.is_collapsed:
                     if recipe.watch.on_collapse == "stop":
-                        raise TrainingError(f"collapsed: {run.verdict.reason}")
+                        raise TrainingError(f"collapsed: {run.verdict.reason}. {run.method.remedy}")
             run.elapsed_s = time.perf_counter() - clock
             is_milestone = passed(recipe.keep.milestones, t, now)
             is_due = time.perf_counter() - last_saved > recipe.keep.every_minutes * 60

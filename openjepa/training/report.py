@@ -95,7 +95,7 @@ def judgement(run: Run, is_last: bool = False) -> float:
                 assert before is not None  # a method's encoder is one of ours
                 run.controls["untrained"] = scores if run.step == 0 else run.probe.measure(before.to(device))
         run.history.append({"step": run.step, **found})
-        run.verdict = judge(run.history)
+        run.verdict = judge(run.history, run.method.can_collapse)
         controls = {f"{k}_{name}": v for name, s in run.controls.items() for k, v in s.items()}
         words = {"verdict": run.verdict.word, "reason": run.verdict.reason}
         run.journal.record("probe", run.step, {**found, **controls, **words})
@@ -125,4 +125,5 @@ def speak(run: Run, found: dict[str, float]) -> None:
             f"pixels {pixel['knn']:.1%}, {pixel['linear']:.1%})"
         )
     say = run.journal.warn if run.verdict.is_alarm else run.journal.say
-    say(f"step {run.step}: {run.verdict.word}: {run.verdict.reason}")
+    remedy = f". {run.method.remedy}" if run.verdict.is_collapsed else ""
+    say(f"step {run.step}: {run.verdict.word}: {run.verdict.reason}{remedy}")

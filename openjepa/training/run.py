@@ -138,6 +138,12 @@ def agree_to_resume(
         if must_resume:
             raise CheckpointError(f"{out} holds no run to resume. Leave out --resume to start one.")
         return None
+    refuse_another(out, document)
+    return checkpoints.choose(name)
+
+
+def refuse_another(out: Path, document: dict[str, Any]) -> None:
+    """ConfigError, with every difference, when `out` holds a run with other settings, data or first weights."""
     before = storage.read_document(out, "recipe")
     if changes := differences(essence(before), essence(document)):
         listed = "\n  ".join(changes)
@@ -145,7 +151,6 @@ def agree_to_resume(
             f"{out} holds a run with other settings (there -> asked for):\n  {listed}\n"
             "Ask for the same settings to resume it, or take another --out."
         )
-    return checkpoints.choose(name)
 
 
 def agree_on(chosen: Path | None) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -14,9 +15,11 @@ import torch
 from openjepa import cli
 from openjepa.comparison.cost import gflops_per_image
 from openjepa.comparison.plan import Backbone, on, plan
-from openjepa.comparison.run import Probing, compare
+from openjepa.comparison.run import compare
+from openjepa.comparison.table import cells
+from openjepa.comparison.terms import Probing
 from openjepa.data.scenes import Scenes
-from openjepa.errors import ConfigError
+from openjepa.errors import ConfigError, DataError
 from openjepa.training import loop
 from openjepa.training.recipe import Length, Speed, Watch
 from openjepa.training.saved import read_method
@@ -83,6 +86,8 @@ def test_a_run_that_diverges_is_an_outcome(tmp_path):
     assert fine.figures
     assert bad.course.status == "failed"
     assert "not finite" in bad.course.reason
+    (verdict,) = [line for line in cells(found) if line[0] == "verdict"]
+    assert verdict[-1] == "diverged (1 of 1 failed)"
     assert bad.figures == []
 
 
@@ -142,3 +147,58 @@ def test_the_command_line_writes_table_curves_and_pictures(tmp_path, capsys):
         assert (tmp_path / "out" / name).stat().st_size > 0
     with (tmp_path / "out" / "curves.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["0", "10", "0", "10"]
+
+
+def test_another_plan_or_data_in_the_same_folder_is_refused_before_anything_is_trained(tmp_path):
+    images = make_images(tmp_path)
+    compare(entries(("mae",)), str(images), None, tmp_path / "out", probing=PROBING, is_quiet=True)
+    with pytest.raises(ConfigError, match=r"mae: .*other settings"):
+        compare(entries(("mae",), steps=20), str(images), None, tmp_path / "out", probing=PROBING, is_quiet=True)
+    (images / "dark" / "00.png").unlink()
+    with pytest.raises(ConfigError, match=r"mae: .*other settings"):
+        compare(entries(("mae",)), str(images), None, tmp_path / "out", probing=PROBING, is_quiet=True)
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is_trained(tmp_path):
+    images = str(make_images(tmp_path))
+    with pytest.raises(ConfigError, match="Did you mean 'knn'"):
+        compare(entries(), images, None, tmp_path / "out", probing=replace(PROBING, tasks=("kn",)), is_quiet=True)
+    with pytest.raises(DataError, match="no answers for depth"):
+        compare(entries(), images, None, tmp_path / "out", probing=replace(PROBING, tasks=("depth",)), is_quiet=True)
+    dark, light = (str(tmp_path / "images" / name) for name in ("dark", "light"))
+    with pytest.raises(DataError, match="no answers for knn, linear"):
+        compare(entries(), dark, light, tmp_path / "out", probing=PROBING, is_quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_seeds_have_controls_of_their_own_and_a_mean_and_spread(tmp_path):
+    images = str(make_images(tmp_path))
+    probing = replace(PROBING, tasks=("knn",))
+    found = compare(entries(seeds=(0, 1)), images, None, tmp_path / "out", probing=probing, is_quiet=True)
+    assert {(control["row"], control["seed"]) for control in found.controls} == {
+        (row, seed) for row in ("raw pixels", "untrained (ijepa)", "untrained (mae)") for seed in (0, 1)
+    }
+    table = cells(found)
+    assert table[0] == ["", "raw pixels", "untrained (ijepa)", "untrained (mae)", "ijepa", "mae"]
+    (line,) = [line for line in table if line[0].startswith("20-NN")]
+    for row, cell in zip(table[0][1:4], line[1:4], strict=True):
+        values = [100 * c["score"]["value"] for c in found.controls if c["row"] == row]
+        assert cell == f"{statistics.mean(values):.1f} +- {statistics.stdev(values):.1f}"
+    values = [100 * o.figures[0]["score"]["value"] for o in found.outcomes if o.variant == "mae"]
+    assert line[5] == f"{statistics.mean(values):.1f} +- {statistics.stdev(values):.1f}"
+
+
+def test_a_run_in_minutes_alternates_and_ends_near_its_time(tmp_path):
+    tuned = [
+        replace(entry, recipe=replace(entry.recipe, length=Length(minutes=0.05)))
+        for entry in entries(("ijepa", "ibot"))
+    ]
+    probing = replace(PROBING, tasks=("knn",))
+    found = compare(
+        tuned, str(make_images(tmp_path)), None, tmp_path / "out", probing=probing, slice_minutes=0.02, is_quiet=True
+    )
+    for outcome in found.outcomes:
+        assert outcome.course.status == "finished"
+        assert outcome.course.step >= 10
+        assert 2 < outcome.course.seconds < 12
+        assert [figure["row"] for figure in outcome.figures] == ["encoder"]

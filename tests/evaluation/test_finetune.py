@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from openjepa import cli
 from openjepa.errors import ConfigError, TrainingError
 from openjepa.evaluation.run import evaluate
 from openjepa.evaluation.tasks.finetune import FineTuned
 from openjepa.training.saved import read_method
 from openjepa.vision.callable import CallableEncoder
+from openjepa.vision.saved import write_encoders
 from openjepa.vision.vit import ViT, ViTConfig
 
-QUICK = (
-    "steps=24", "batch_size=16", "optim.lr=1e-2", "method.rand_magnitude=0.0", "speed.device=cpu", "speed.workers=0",
-)  # fmt: skip
+QUICK = ("steps=24", "batch_size=16", "optim.lr=1e-2", "method.rand_magnitude=0.0")
 ENCODER = ViT(ViTConfig(image_size=(16, 16), patch=4, width=16, depth=2, heads=2)).untrained(1)
 
 
@@ -28,9 +29,10 @@ def no_patience_with_locks(monkeypatch):
 
 
 def measured(folder, out, task, **more):
+    encoder, tasks = more.pop("encoder", ENCODER), more.pop("tasks", ["finetune"])
     return evaluate(
-        more.pop("encoder", ENCODER), str(folder), tasks=["finetune"], settings={"finetune": task}, cache=None,
-        device="cpu", workers=0, out=out, **more,
+        encoder, str(folder), tasks=tasks, settings={"finetune": task}, cache=None, device="cpu", workers=0, out=out,
+        **more,
     )  # fmt: skip
 
 
@@ -43,7 +45,8 @@ def test_all_labels_on_the_encoder_and_from_scratch_and_pixels_left_out(folder, 
         assert score.low <= score.value <= score.high
         assert "all 48 labels of 2 classes" in score.chosen
         assert "optim.lr=1e-2" in score.chosen
-    tuned = read_method(tmp_path / "out" / "finetune" / "encoder-class-0")
+    (path,) = (tmp_path / "out" / "finetune").glob("encoder-class-*-0")
+    tuned = read_method(path)
     assert not torch.equal(tuned.encoder.embed.weight, ENCODER.embed.weight)
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert written["settings"]["tasks"]["finetune"]["recipe"] == "finetune_small"
@@ -111,10 +114,11 @@ def test_a_run_that_was_stopped_is_gone_on_with(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "classify", stopped)
     measured(folder, tmp_path / "out", task, has_controls=False)
     monkeypatch.undo()
-    trained = read_method(tmp_path / "out" / "finetune" / "encoder-class-0").state_dict()
+    (path,) = (tmp_path / "out" / "finetune").glob("encoder-class-*-0")
+    trained = read_method(path).state_dict()
     again = measured(folder, tmp_path / "out", task, has_controls=False).score("finetune")
     assert again.value == whole.value
-    after = read_method(tmp_path / "out" / "finetune" / "encoder-class-0").state_dict()
+    after = read_method(path).state_dict()
     assert all(torch.equal(trained[name], after[name]) for name in trained)
 
 
@@ -133,8 +137,55 @@ def test_other_encoders_and_wrong_settings_are_refused(folder, tmp_path):
         measured(folder, None, FineTuned(change=("method.layer_decay=2.0",)))
     with pytest.raises(ConfigError, match="Did you mean 'mixup'"):
         measured(folder, None, FineTuned(change=("method.mixupp=1.0",)))
-    with pytest.raises(ConfigError, match="fine-tuning"):
+    with pytest.raises(ConfigError, match="no recipe of fine-tuning"):
         measured(folder, None, FineTuned(recipe="ijepa_scenes_demo"))
     task = replace(FineTuned(change=QUICK), shots="90")
     (figure,) = measured(folder, None, task, has_controls=False).figures
     assert "Ask for fewer" in figure.error
+
+
+def test_unreadable_images_are_left_out_and_counted(folder, tmp_path):
+    for kind in ("dark", "light"):
+        for number in range(2):
+            (folder / kind / f"{number:02d}.png").write_bytes(b"no image")
+    found = measured(folder, tmp_path / "out", FineTuned(change=QUICK), has_controls=False, tasks=["finetune", "knn"])
+    score = found.score("finetune")
+    assert score.value > 0.9, "those that cannot be read are not wrong answers"
+    said = " ".join(found.warnings)
+    assert "could not be read" in said
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["warnings"] == found.warnings
+
+
+def test_several_sets_and_encoders_train_side_by_side(folder, tmp_path):
+    copy = tmp_path / "other" / "images"
+    shutil.copytree(folder, copy)
+    (copy / "dark" / "00.png").unlink()
+    sets = [str(folder), str(copy)]
+    for encoder in (ENCODER, ENCODER.untrained(5)):
+        found = evaluate(
+            encoder, sets, sets, tasks=["finetune"], settings={"finetune": FineTuned(change=QUICK)}, cache=None,
+            device="cpu", workers=0, out=tmp_path / "out", has_controls=False,
+        )  # fmt: skip
+        assert [figure.error for figure in found.figures] == [None, None]
+    runs = list((tmp_path / "out" / "finetune").iterdir())
+    assert len(runs) == 4
+    assert {read_method(run).config.class_names for run in runs} == {("dark", "light")}
+
+
+def test_settings_that_are_not_its_own_are_refused(folder):
+    for change in ("seed=3", "method.num_classes=7", "method.encoder.depth=1"):
+        with pytest.raises(ConfigError, match="come from the encoder"):
+            measured(folder, None, FineTuned(change=(change,)))
+    for shots in ("nan%", "inf%", "0", "-3", "many"):
+        (figure,) = measured(folder, None, FineTuned(change=QUICK, shots=shots), has_controls=False).figures
+        assert "is a share or a number" in figure.error
+
+
+def test_settings_of_a_task_that_is_not_measured_are_refused(folder, tmp_path):
+    write_encoders(tmp_path / "encoder", {"target": ENCODER}, {})
+    line = ["evaluate", str(tmp_path / "encoder"), "--data", str(folder), "--out", str(tmp_path / "out")]
+    with pytest.raises(ConfigError, match=r"Add them: --tasks \.\.\. finetune"):
+        cli.run([*line, "--finetune.shots", "5"])
+    shots = ["--finetune.shots", "5", "--finetune.draws", "1", "--finetune.change", *QUICK]
+    cached = ["--cache", str(tmp_path / "cache"), "--workers", "0", "--device", "cpu"]
+    assert cli.run([*line, "--tasks", "finetune", *shots, *cached]) == 0

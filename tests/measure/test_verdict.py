@@ -70,3 +70,9 @@ def test_labels_decide_where_there_are_any() -> None:
 def test_energies_that_never_tell_are_stalled() -> None:
     ranks = [after(rank_target=7.0 + n, energy_auroc=0.51) for n in range(5)]
     assert judge(ranks).word == "stalled"
+
+
+def test_a_method_that_cannot_collapse_raises_no_alarm():
+    low = after(std_context=0.007, std_target=0.007, rank_target=1.0, cosine_target=0.9999)
+    assert judge([UNTRAINED, low]).is_alarm
+    assert not judge([UNTRAINED, low], can_collapse=False).is_alarm

@@ -65,6 +65,12 @@ def test_a_batch_in_two_parts_is_mixed_as_the_whole():
         assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
 
 
+def test_a_share_that_begins_with_an_odd_image_cannot_be_mixed_as_the_whole():
+    with pytest.raises(ConfigError, match="even"):
+        batch_of(replace(PLAIN, mixup=0.8), 3, first=3)
+    batch_of(PLAIN, 3, first=3)
+
+
 def test_drop_path_leaves_out_the_share_it_says_and_keeps_the_mean():
     scales = np.stack([drop_path(np.random.default_rng(i), 3, 0.5) for i in range(4000)])
     for block, rate in enumerate((0.0, 0.25, 0.5)):

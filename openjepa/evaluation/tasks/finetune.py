@@ -6,6 +6,8 @@ resumes as pretraining does. The control is the same architecture trained on the
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +28,10 @@ from openjepa.training.finetune import classify, finetune
 from openjepa.training.recipe import Recipe
 from openjepa.vision.encoder import Encoder
 from openjepa.vision.vit import ViT
+
+BAD = "bad_images.csv"
+TAKEN = ("seed", "speed.device", "speed.workers", "method.encoder", "method.num_classes", "method.class_names")
+"""Settings of a recipe that are not for the user of this task to give."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,10 @@ class FineTuned(ClassTask):
     def mistakes(self) -> list[str]:
         wrong = at_least_one("finetune.draws", (self.draws,))
         try:
+            own = [name for name in settings_from(self.change) if name.startswith(TAKEN)]
+            if own:
+                rule = "come from the encoder, the data and the evaluation"
+                wrong.append(sentence("finetune.change", own, rule, "Leave them out."))
             recipe = self.settings(0)
             if not isinstance(recipe.method, FineTuneConfig):
                 rule, remedy = "is no recipe of fine-tuning", "Try finetune_small; `openjepa recipes` lists them."
@@ -80,7 +90,8 @@ class FineTuned(ClassTask):
             positions = labelled[subset.numpy()]
             data = Answered(row.train.source, positions, answers[positions], question)
             guess = self._guess(row, data, asked, question, number)
-            correct.append((torch.from_numpy(guess) == truth).double())
+            is_read = guess >= 0  # the same images every time
+            correct.append((torch.from_numpy(guess[is_read]) == truth[is_read]).double())
         accuracies = torch.stack(correct).mean(dim=1)
         low, high = accuracy_interval(torch.stack(correct).mean(dim=0), row.seed)
         spread = float(accuracies.std()) if len(subsets) > 1 else None
@@ -99,13 +110,24 @@ class FineTuned(ClassTask):
         return [torch.arange(len(labelled))]
 
     def _guess(self, row: Row, data: Answered, asked: np.ndarray, question: str, number: int) -> np.ndarray:
-        """Classes of the test images at `asked`, by a classifier trained on `data`."""
+        """Classes of the test images at `asked`, -1 where unreadable, by a classifier trained on `data`."""
         assert isinstance(row.encoder, ViT)
+        recipe = self.settings(row.seed + number)
+        speed = replace(recipe.speed, device=str(row.extractor.device), workers=row.extractor.workers)
         with tempfile.TemporaryDirectory() as nowhere, row.extractor.aside() as is_quiet, torch.enable_grad():
+            # named by what it is made of: another encoder or set is another run
+            digest = hashlib.blake2b(f"{row.encoder.fingerprint()} {row.train.digest}".encode()).hexdigest()[:8]
             out = Path(nowhere) if row.out is None else row.out / "finetune"
-            out /= f"{row.name} {question} {number}".replace(" ", "-")
-            recipe = self.settings(row.seed + number)
-            speed = replace(recipe.speed, device=str(row.extractor.device), workers=row.extractor.workers)
-            tuned = finetune(row.encoder, data, replace(recipe, speed=speed), out, is_quiet=is_quiet)
-        guess, _ = classify(tuned, row.test.source, asked.tolist(), str(row.extractor.device), row.extractor.workers)
+            out /= f"{row.name} {question} {digest} {number}".replace(" ", "-")
+            tuned = finetune(
+                row.encoder, data, replace(recipe, speed=speed), out, names=row.train.names.get(question, ()),
+                is_quiet=is_quiet,
+            )  # fmt: skip
+            unread = sum(1 for _ in csv.DictReader((out / BAD).open())) if (out / BAD).exists() else 0
+        device, workers = str(row.extractor.device), row.extractor.workers
+        guess, bad = classify(tuned, row.test.source, asked.tolist(), device, workers)
+        for count, images in ((unread, row.train), (len(bad), row.test)):
+            warning = f"finetune, {question}: {count} of {len(images)} images of {images.spec} could not be read"
+            if count and warning not in row.extractor.warnings:
+                row.extractor.warnings.append(warning)
         return guess
