@@ -123,7 +123,8 @@ class FineTuned(ClassTask):
                 row.encoder, data, replace(recipe, speed=speed), out, names=row.train.names.get(question, ()),
                 is_quiet=is_quiet,
             )  # fmt: skip
-            unread = sum(1 for _ in csv.DictReader((out / BAD).open())) if (out / BAD).exists() else 0
+            listed = (out / BAD).read_text() if (out / BAD).exists() else ""
+        unread = sum(1 for _ in csv.DictReader(listed.splitlines()))
         device, workers = str(row.extractor.device), row.extractor.workers
         guess, bad = classify(tuned, row.test.source, asked.tolist(), device, workers)
         for count, images in ((unread, row.train), (len(bad), row.test)):
