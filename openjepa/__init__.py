@@ -1,4 +1,4 @@
-"""openjepa: train I-JEPA on images without labels, and know whether it learns (arXiv 2301.08243)."""
+"""openjepa: train I-JEPA (arXiv 2301.08243), MAE and iBOT on images without labels, and know what they learn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openjepa import recipes
 from openjepa.errors import CheckpointError, ConfigError, DataError, OpenJepaError, TrainingError
 from openjepa.evaluation.run import Evaluation
 from openjepa.evaluation.run import evaluate as _evaluate
-from openjepa.load import load_encoder, load_method
+from openjepa.load import begun_with, load_encoder, load_method
 from openjepa.training.recipe import Recipe
 from openjepa.training.run import Result
 from openjepa.training.run import pretrain as _run
@@ -25,6 +25,7 @@ def pretrain(
     recipe: str | Recipe,
     out: str | Path,
     *,
+    start: str | Path | None = None,
     probe_data: str | None = None,
     probe_test: str | None = None,
     resume: bool = False,
@@ -36,15 +37,18 @@ def pretrain(
 
     `recipe`: a name of `openjepa recipes`, or a `Recipe`. `settings` change it: a length (`epochs`, `steps`,
     `images` or `minutes`), or any field, with a double underscore for the dot: `optim__lr=1e-3`,
-    `method__encoder__depth=4`. The other arguments are those of `openjepa pretrain --help`.
-    Raises ConfigError, DataError, CheckpointError or TrainingError; each says what to do.
+    `method__encoder__depth=4`. `start`: a run or released weights to begin with; the encoder then has their shape.
+    The other arguments are those of `openjepa pretrain --help`. Raises ConfigError, DataError, CheckpointError or
+    TrainingError; each says what to do.
     """
     chosen = recipes.get(recipe) if isinstance(recipe, str) else recipe
     chosen = recipes.with_settings(chosen, {name.replace("__", "."): value for name, value in settings.items()})
+    chosen, first = begun_with(chosen, start)
     return _run(
         chosen,
         data,
         out,
+        start=first,
         probe_data=probe_data,
         probe_test=probe_test,
         resume=resume,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from openjepa.errors import CheckpointError
+from openjepa.errors import CheckpointError, ConfigError, sentence
 from openjepa.interchange.huggingface import is_huggingface
 from openjepa.interchange.huggingface import read_encoder as read_huggingface
 from openjepa.interchange.ijepa import is_released
 from openjepa.interchange.ijepa import read_encoder as read_released
+from openjepa.training.recipe import Recipe
 from openjepa.training.saved import read_method as load_method
 from openjepa.vision.encoder import Encoder
 from openjepa.vision.saved import read_encoder
@@ -41,4 +43,20 @@ def load_encoder(path: str | Path, which: str = "target") -> Encoder:
     return encoder
 
 
-__all__ = ["load_encoder", "load_method"]
+def begun_with(recipe: Recipe, path: str | Path | None) -> tuple[Recipe, ViT | None]:
+    """A recipe whose encoder has the shape of the one at `path`, and that one; as it is, and None, without a path.
+
+    ConfigError when it is no encoder that can be trained here.
+    """
+    if path is None:
+        return recipe, None
+    encoder = load_encoder(path)
+    if not isinstance(encoder, ViT):
+        rule = "cannot be trained on: only encoders of openjepa and released I-JEPA weights can"
+        raise ConfigError(sentence("start", str(path), rule))
+    own = recipe.method.encoder  # the initialisation of what is new, and what stands for an image, stay the recipe's
+    config = replace(encoder.config, init=own.init, pooling=own.pooling if encoder.config.has_cls else "mean")
+    return replace(recipe, method=replace(recipe.method, encoder=config)), encoder
+
+
+__all__ = ["begun_with", "load_encoder", "load_method"]

@@ -11,6 +11,7 @@ from tyro.conf import AvoidSubcommands, arg
 
 from openjepa import recipes
 from openjepa.errors import ConfigError, nearest
+from openjepa.load import begun_with
 from openjepa.methods.finetune import FineTuneConfig
 from openjepa.methods.ijepa import MASKINGS, IJEPAConfig
 from openjepa.methods.mae import MAEConfig
@@ -44,6 +45,8 @@ class Pretrain:
     """Named run whose settings are the defaults below; `openjepa recipes` lists them."""
     encoder: str | None = None
     """Encoder size in place of the recipe's: pico, nano, micro, tiny, small, base, large, huge, giant."""
+    start: str | None = None
+    """A run directory or released weights to begin with, in place of fresh ones; the encoder then has their shape."""
     masking: str | None = None
     """Mask kind in place of the recipe's: multiblock, official, rasterized, block, random."""
     probe_data: str | None = None
@@ -102,10 +105,12 @@ def run(given: Pretrain) -> int:
     units = {unit: getattr(given, unit) for unit in ("epochs", "steps", "images", "minutes")}
     lengths = {unit: value for unit, value in units.items() if value is not None}
     settings = replace(given.settings, length=Length(**lengths)) if lengths else given.settings
+    settings, start = begun_with(settings, given.start)
     result = pretrain(
         settings,
         given.data,
         given.out,
+        start=start,
         probe_data=given.probe_data,
         probe_test=given.probe_test,
         resume=given.resume,

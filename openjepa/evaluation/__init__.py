@@ -1,1 +1,1 @@
-"""What a frozen encoder is worth on labelled tasks: so far, linear probes beside their controls."""
+"""What an encoder is worth on labelled tasks, beside raw pixels and the same architecture untrained."""
