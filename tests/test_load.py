@@ -1,4 +1,4 @@
-"""Pretraining that begins with weights: from a run, by the command line and from Python, and what cannot be trained on."""
+"""Pretraining that begins with weights, by the command line and from Python, and what cannot be trained on."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def test_a_run_begins_with_the_weights_and_the_shape_it_is_given(tmp_path):
     images = str(make_images(tmp_path))
     write_encoders(tmp_path / "old", {"target": OLD}, {})
     result = openjepa.pretrain(
-        images, "ijepa_cifar10_cpu", tmp_path / "new", start=tmp_path / "old", steps=10, batch_size=4, probe_data="none",
-        is_quiet=True, **STILL,
+        images, "ijepa_cifar10_cpu", tmp_path / "new", start=tmp_path / "old", steps=10, batch_size=4,
+        probe_data="none", is_quiet=True, **STILL,
     )  # fmt: skip
     assert result.encoder.config.width == 24
     assert torch.equal(result.encoder.embed.weight, OLD.embed.weight)
