@@ -44,8 +44,9 @@ def finetune_small() -> Recipe:
     Command: openjepa evaluate runs/ijepa --data train.parquet --test test.parquet --tasks finetune \\
         --finetune.recipe finetune_small
     Hardware: two CPU cores.
-    Time: about a minute for 1,000 images of 32 pixels (nano, 30 epochs).
-    To reach: see results/evaluate.
+    Time: about five minutes for 500 images and 20 epochs on one busy core (nano, 32 pixels).
+    To reach: 31.2 % on CIFAR-10 with 1 % of the labels in 20 epochs, after ten minutes of pretraining; 23.4 % from
+        scratch (results/evaluate).
     """
     method = FineTuneConfig(crop=Crop(scale=(0.4, 1.0), flip=True), rand_magnitude=5.0)
     optim = OptimConfig(lr=1e-3, lr_start=0.0, warmup=0.1, weight_decay=0.05, weight_decay_end=0.05)
