@@ -117,3 +117,10 @@ def test_help_of_every_command_teaches(capsys: pytest.CaptureFixture[str]) -> No
             cli.run([command, "--help"])
         assert caught.value.code == 0
         assert len(capsys.readouterr().out) > 200
+
+
+def test_no_arguments_is_a_usage_error_and_the_version_is_told(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["pretrain"])
+    assert cli.run(["--version"]) == 0
+    assert "openjepa 0." in capsys.readouterr().out

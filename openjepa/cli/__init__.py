@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +77,9 @@ def main() -> None:
 def run(argv: list[str]) -> int:
     """Carry out a command line; the exit status."""
     command = argv[0] if argv else "--help"
+    if command == "--version":
+        Console(highlight=False).print(f"openjepa {metadata.version('openjepa')}")
+        return 0
     if command == "pretrain":
         return pretrain.run(parse_pretrain(argv[1:]))
     if command in ("evaluate", "compare"):

@@ -92,9 +92,9 @@ def parse_pretrain(argv: list[str]) -> Pretrain:
 
 
 def _given(argv: list[str], flag: str) -> str | None:
-    for here, after in zip(argv, [*argv[1:], None], strict=True):
+    for place, here in enumerate(argv):
         if here == flag:
-            return after
+            return argv[place + 1] if place + 1 < len(argv) else None
         if here.startswith(flag + "="):
             return here[len(flag) + 1 :]
     return None

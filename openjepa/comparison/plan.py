@@ -78,6 +78,8 @@ def plan(
     """
     wrong = [f"method = {name!r}: unknown. {nearest(name, METHODS)}" for name in methods if name not in METHODS]
     wrong += [f"masking = {name!r}: unknown. {nearest(name, MASKINGS)}" for name in maskings if name not in MASKINGS]
+    if maskings and methods and "ijepa" not in methods:
+        wrong.append(sentence("masking", maskings, "are the masks of I-JEPA", "Add ijepa to --methods."))
     wrong += [sentence("data_fraction", x, "must be above 0 and at most 1") for x in fractions if not 0 < x <= 1]
     wrong += [] if methods else [sentence("methods", methods, "needs one or more", f"There are {', '.join(METHODS)}.")]
     sizes = encoders or (backbone.encoder,)

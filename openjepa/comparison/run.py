@@ -62,7 +62,7 @@ def compare(
     few = some(train, CURVE_TRAIN), some(held_out, CURVE_TEST)
     many = some(train, probing.most_train), some(held_out, probing.most_test)
     tasks = [*probing.tasks, *([DENSE] if all(DENSE in each.dense_names for each in many) else [])]
-    check(entries, tasks, train, many, out)
+    check(entries, tasks, train, many, out, probing.cache)
     courses = {entry.name: _read(out / entry.name) for entry in entries}
     with _bars(is_quiet) as bars:
         if not _train(entries, courses, train, out, slice_minutes, bars):

@@ -57,6 +57,9 @@ def show(found: Comparison, console: Console) -> None:
         table.add_column(escape(column), justify="right" if number else "left", min_width=0 if number else LABEL_WIDTH)
     for line in lines[1:]:
         table.add_row(*map(escape, line))
+    # a terminal wraps what is too long for it; rich would leave out columns
+    needed = sum(max(LABEL_WIDTH, *(len(cell) for cell in column)) + 2 for column in zip(*lines, strict=True))
+    console.width = max(console.width, needed)
     console.print(table)
     for outcome in {outcome.variant: outcome for outcome in reversed(found.outcomes)}.values():
         console.print(escape(f"{outcome.variant}: {about(outcome)}"))

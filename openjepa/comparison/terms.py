@@ -15,7 +15,7 @@ from openjepa.data.part import Part, split
 from openjepa.data.source import Source, open_source
 from openjepa.errors import ConfigError, DataError, sentence
 from openjepa.evaluation.record import Evaluation
-from openjepa.evaluation.run import CACHE, evaluate
+from openjepa.evaluation.run import CACHE, cache_folder, evaluate
 from openjepa.evaluation.sets import ImageSet
 from openjepa.evaluation.task import pick
 from openjepa.randomness import generator
@@ -51,9 +51,15 @@ class Probing:
 
 
 def check(
-    entries: Sequence[Entry], tasks: Sequence[str], train: Source, many: tuple[Source, Source], out: Path
+    entries: Sequence[Entry],
+    tasks: Sequence[str],
+    train: Source,
+    many: tuple[Source, Source],
+    out: Path,
+    cache: str | Path | None,
 ) -> None:
     """ConfigError or DataError for what would come out after hours: tasks, labels, lengths, other runs in `out`."""
+    cache_folder(cache)
     labelled = ImageSet(many[0], "data"), ImageSet(many[1], "test")
     mute = [task.name for task in pick(list(tasks)) if not task.questions(*labelled)]
     if mute:

@@ -62,7 +62,8 @@ def evaluate(
     """
     started = time.perf_counter()
     target = None if out is None else _made(Path(out))
-    folder, where = _cache(cache), pick_device(device)
+    folder, where = cache_folder(cache), pick_device(device)
+    tasks = [tasks] if isinstance(tasks, str) else tasks
     usual = [each for each, kind in known().items() if kind.is_usual]
     chosen = pick(usual if tasks is None else list(tasks), settings)
     pairs = _pairs(data, test, seed)
@@ -126,7 +127,7 @@ def _made(path: Path) -> Path:
     return path
 
 
-def _cache(given: str | Path | None) -> Path | None:
+def cache_folder(given: str | Path | None) -> Path | None:
     """The folder for features. ConfigError where a file is in its way."""
     if given is None:
         return None
@@ -139,6 +140,8 @@ def _cache(given: str | Path | None) -> Path | None:
 
 def _pairs(data: Any, test: Any, seed: int) -> list[tuple[ImageSet, ImageSet]]:
     trains = [data] if isinstance(data, (str, Source)) else list(data)
+    if not trains:
+        raise ConfigError(sentence("data", trains, "needs one set or more"))
     if not test:
         wholes = [ImageSet(each, "data") for each in trains]
         parts = [split(whole.source, seed) for whole in wholes]

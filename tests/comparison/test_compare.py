@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -11,12 +12,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 
 from openjepa import cli
 from openjepa.comparison.cost import gflops_per_image
 from openjepa.comparison.plan import Backbone, on, plan
 from openjepa.comparison.run import compare
-from openjepa.comparison.table import cells
+from openjepa.comparison.table import cells, show
 from openjepa.comparison.terms import Probing
 from openjepa.data.scenes import Scenes
 from openjepa.errors import ConfigError, DataError
@@ -168,6 +170,11 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_trained(tmp_path)
     dark, light = (str(tmp_path / "images" / name) for name in ("dark", "light"))
     with pytest.raises(DataError, match="no answers for knn, linear"):
         compare(entries(), dark, light, tmp_path / "out", probing=PROBING, is_quiet=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        compare(
+            entries(), images, None, tmp_path / "out", probing=replace(PROBING, cache=tmp_path / "file"), is_quiet=True
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -178,6 +185,9 @@ def test_seeds_have_controls_of_their_own_and_a_mean_and_spread(tmp_path):
     assert {(control["row"], control["seed"]) for control in found.controls} == {
         (row, seed) for row in ("raw pixels", "untrained (ijepa)", "untrained (mae)") for seed in (0, 1)
     }
+    with io.StringIO() as narrow:
+        show(found, Console(file=narrow, width=60))
+        assert all(cell in narrow.getvalue() for line in cells(found) for cell in line), "nothing is left out"
     table = cells(found)
     assert table[0] == ["", "raw pixels", "untrained (ijepa)", "untrained (mae)", "ijepa", "mae"]
     (line,) = [line for line in table if line[0].startswith("20-NN")]

@@ -59,6 +59,8 @@ def test_every_mistake_is_named_with_the_nearest():
         plan(("ibott",), STEPS, SMALL)
     with pytest.raises(ConfigError, match="Did you mean 'multiblock'"):
         plan(("ijepa",), STEPS, SMALL, maskings=("multiblok",))
+    with pytest.raises(ConfigError, match="Add ijepa"):
+        plan(("mae",), STEPS, SMALL, maskings=("block",))
     with pytest.raises(ConfigError, match=r"Did you mean 'depth'"):
         plan(("ijepa",), STEPS, SMALL, settings={"predictor.dept": [2]})
     with pytest.raises(ConfigError, match="exactly one of"):

@@ -153,6 +153,8 @@ def test_unreadable_images_are_left_out_and_counted(folder, tmp_path):
     assert score.value > 0.9, "those that cannot be read are not wrong answers"
     said = " ".join(found.warnings)
     assert "could not be read" in said
+    assert "labels of 2 classes" in score.chosen
+    assert "all 45 labels" in score.chosen, "three of the four that cannot be read are in train"
     assert json.loads((tmp_path / "out" / "results.json").read_text())["warnings"] == found.warnings
 
 

@@ -81,7 +81,7 @@ class FineTuned(ClassTask):
             rule = "cannot be fine-tuned: only encoders of openjepa and released I-JEPA weights can"
             raise ConfigError(sentence("encoder", type(row.encoder).__name__, rule, "Leave out the task finetune."))
         answers, num_classes = row.train.answers[question].numpy(), row.num_classes(question)
-        labelled = np.flatnonzero(answers >= 0)
+        labelled = row.positions(question)  # those that can be read, as for every other task
         subsets = self._subsets(row, labelled, torch.from_numpy(answers[labelled]))
         asked = np.flatnonzero(row.test.answers[question].numpy() >= 0)
         truth = row.test.answers[question][asked]
