@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openjepa.benchmark.memory import status_mib
 from openjepa.measure.knn import knn_accuracy
 from openjepa.measure.lars import LarsConfig, lars_probe
 from openjepa.randomness import generator
@@ -24,7 +25,6 @@ from openjepa.randomness import generator
 WIDTH, NUM_CLASSES, NUM_QUERIES = 384, 100, 2_000
 SIGNAL = 0.15  # length of a class's centre in units of the noise
 ROWS = 10_000  # written at a time
-STATUS = Path("/proc/self/status")
 
 
 def measure(num_images: int) -> dict[str, tuple[float, float, float]]:
@@ -79,7 +79,5 @@ def watched() -> Iterator[list[float]]:
 
 def anonymous_mib() -> float:
     """Memory of this process that no file stands behind; NaN where there is no way to ask."""
-    if not STATUS.exists():
-        return float("nan")
-    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line)
-    return int(lines["RssAnon"].split()[0]) / 1024
+    found = status_mib("RssAnon")
+    return float("nan") if found is None else found

@@ -11,6 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from openjepa.benchmark.memory import status_mib
 from openjepa.methods import build
 from openjepa.randomness import generator, initial_weights
 from openjepa.training.recipe import Recipe
@@ -46,10 +47,7 @@ def peak_mib(device: torch.device) -> float | None:
     None elsewhere). Loader workers are not in it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB
-    if not _STATUS.exists():
-        return None
-    lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
-    return int(lines["VmHWM"].split()[0]) / 1024
+    return status_mib("VmHWM")
 
 
-_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")

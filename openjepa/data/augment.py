@@ -65,7 +65,7 @@ class Augment:
         channels = image.shape[0]
         if channels not in (1, 3):
             raise ConfigError(sentence("channels", channels, "colours are changed in images of 1 or 3 channels"))
-        plain = Image.fromarray(image[0] if channels == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
+        plain = as_pillow(image)
         if rng.random() < self.jitter:
             plain = self._jittered(plain, rng)
         if rng.random() < self.grey:
@@ -74,8 +74,7 @@ class Augment:
             plain = plain.filter(ImageFilter.GaussianBlur(rng.uniform(*self.blur_radius)))
         if rng.random() < self.solarise:
             plain = ImageOps.solarize(plain)
-        changed = np.array(plain)
-        return changed[None] if channels == 1 else np.ascontiguousarray(changed.transpose(2, 0, 1))
+        return as_array(plain)
 
     def _jittered(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         strengths = np.array([self.brightness, self.contrast, self.saturation, self.hue])
@@ -87,6 +86,17 @@ class Augment:
                 enhancer = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[kind]
                 image = enhancer(image).enhance(1 + changes[kind])
         return image
+
+
+def as_pillow(image: np.ndarray) -> Image.Image:
+    """(C, H, W) uint8 of 1 or 3 channels to a Pillow image."""
+    return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
+
+
+def as_array(image: Image.Image) -> np.ndarray:
+    """A grey or RGB Pillow image to (C, H, W) uint8."""
+    found = np.array(image)
+    return found[None] if found.ndim == 2 else np.ascontiguousarray(found.transpose(2, 0, 1))
 
 
 def turned(image: Image.Image, share: float) -> Image.Image:

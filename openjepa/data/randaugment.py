@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from openjepa.data.augment import as_array, as_pillow
+
 GREATEST = 10.0
 SPREAD = 0.5  # standard deviation of a strength around the magnitude
 CHANCE = 0.5  # that an operation which was picked is carried out
@@ -61,13 +63,11 @@ OPERATIONS: dict[str, Operation] = {
 
 def rand_augment(image: np.ndarray, magnitude: float, num_operations: int, rng: np.random.Generator) -> np.ndarray:
     """(C, H, W) uint8 of 1 or 3 channels to the same, changed by `num_operations` drawn with repetition."""
-    channels = image.shape[0]
-    plain = Image.fromarray(image[0] if channels == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
+    plain = as_pillow(image)
     names = list(OPERATIONS)
     for index in rng.integers(len(names), size=num_operations):
         strength = min(max(rng.normal(magnitude, SPREAD), 0.0), GREATEST) / GREATEST
         is_done, sign = rng.random() < CHANCE, 1.0 if rng.random() < 0.5 else -1.0
         if is_done:
             plain = OPERATIONS[names[index]](plain, strength, sign)
-    changed = np.asarray(plain)
-    return changed[None] if channels == 1 else np.ascontiguousarray(changed.transpose(2, 0, 1))
+    return as_array(plain)

@@ -117,8 +117,9 @@ class LabelledViews:
         images = np.stack([view for view, _, _ in samples])
         labels = np.array([label for _, label, _ in samples], np.int64)
         neighbours = [i ^ 1 if i ^ 1 < len(samples) else i for i in range(len(samples))]
-        mixed, shares = images.copy(), np.ones(len(samples), np.float32)
+        mixed, shares = images, np.ones(len(samples), np.float32)
         if self.config.mixup or self.config.cutmix:
+            mixed = images.copy()  # a neighbour is mixed in as it was
             for i, other in enumerate(neighbours):
                 rng = generator(seed, "mix", step, first + i)
                 mixed[i], shares[i] = self.mix(images[i], images[other], rng)

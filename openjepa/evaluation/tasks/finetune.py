@@ -6,7 +6,6 @@ resumes as pretraining does. The control is the same architecture trained on the
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import tempfile
 from dataclasses import dataclass, replace
@@ -29,7 +28,6 @@ from openjepa.training.recipe import Recipe
 from openjepa.vision.encoder import Encoder
 from openjepa.vision.vit import ViT
 
-BAD = "bad_images.csv"
 TAKEN = ("seed", "speed.device", "speed.workers", "method.encoder", "method.num_classes", "method.class_names")
 """Settings of a recipe that are not for the user of this task to give."""
 
@@ -123,12 +121,9 @@ class FineTuned(ClassTask):
                 row.encoder, data, replace(recipe, speed=speed), out, names=row.train.names.get(question, ()),
                 is_quiet=is_quiet,
             )  # fmt: skip
-            listed = (out / BAD).read_text() if (out / BAD).exists() else ""
-        unread = sum(1 for _ in csv.DictReader(listed.splitlines()))
         device, workers = str(row.extractor.device), row.extractor.workers
         guess, bad = classify(tuned, row.test.source, asked.tolist(), device, workers)
-        for count, images in ((unread, row.train), (len(bad), row.test)):
-            warning = f"finetune, {question}: {count} of {len(images)} images of {images.spec} could not be read"
-            if count and warning not in row.extractor.warnings:
-                row.extractor.warnings.append(warning)
+        warning = f"finetune, {question}: {len(bad)} of {len(asked)} images of {row.test.spec} could not be read"
+        if bad and warning not in row.extractor.warnings:
+            row.extractor.warnings.append(warning)
         return guess
