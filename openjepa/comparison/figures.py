@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,23 +50,31 @@ def courses(found: Comparison) -> dict[tuple[str, str], dict[str, list[curves.Li
 
 
 def scaling(found: Comparison) -> dict[tuple[str, str], dict[str, list[curves.Line]]]:
-    """Panels of final accuracy against parameters, images at hand and arithmetic; empty when sizes are all the same."""
+    """Panels of final accuracy against parameters, images at hand and arithmetic; empty when sizes are all the same.
+
+    A line joins the runs that differ in what its panel shows, and in the seed: their figures' mean.
+    """
     finished = [outcome for outcome in found.outcomes if outcome.figures]
     sizes, shares = ({getattr(o, name) for o in finished} for name in ("parameters", "fraction"))
     if len(sizes) < 2 and len(shares) < 2:
         return {}
-    panels: dict[tuple[str, str], dict[str, list[curves.Line]]] = {}
+    points: dict[tuple[str, str], dict[str, dict[float, list[float]]]] = {}
     for o in finished:
-        x_values = {
-            "parameters (millions)": o.parameters / 1e6,
-            "share of the images": o.fraction,
-            "GFLOP of training": o.gflops_per_image * o.images,
+        size = f", {o.parameters / 1e6:.2g} M" if len(sizes) > 1 else ""
+        share = f", {o.fraction:g} of the images" if len(shares) > 1 else ""
+        places = {
+            "parameters (millions)": (o.parameters / 1e6, share),
+            "share of the images": (o.fraction, size),
+            "GFLOP of training": (o.gflops_per_image * o.images, size),
         }
         for figure in o.figures:
             if figure["task"] not in CURVE_TASKS or figure["score"] is None:
                 continue
             label = f"{LABELS[figure['task']]}, {figure['question']} (%)"
-            for x, value in x_values.items():
-                line = [(value, 100 * figure["score"]["value"])]
-                panels.setdefault((x, label), {}).setdefault(o.variant, []).append(line)
-    return panels
+            for x, (value, rest) in places.items():
+                line = points.setdefault((x, label), {}).setdefault(o.family + rest, {})
+                line.setdefault(value, []).append(100 * figure["score"]["value"])
+    return {
+        panel: {name: [sorted((x, statistics.mean(ys)) for x, ys in line.items())] for name, line in lines.items()}
+        for panel, lines in points.items()
+    }

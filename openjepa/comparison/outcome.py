@@ -35,6 +35,8 @@ class Outcome:
 
     name: str
     variant: str
+    family: str
+    """As in `Entry`."""
     seed: int
     fraction: float
     batch_size: int

@@ -34,6 +34,8 @@ class Entry:
     recipe: Recipe
     fraction: float = 1.0
     """Share of the training images that it sees."""
+    family: str = ""
+    """What it is, but for seed, encoder size and share: what a line of the scaling plot joins."""
 
     @property
     def name(self) -> str:
@@ -97,9 +99,10 @@ def plan(
         masking = masking if method == "ijepa" else ""  # the masks are I-JEPA's; other methods run once
         own = {name: value for name, value in change.items() if _has(method, name)}
         recipe = _recipe(method, replace(backbone, encoder=size), masking, own, length, seed, points)
-        words = [method, masking, size if encoders else "", f"{fraction:g} of data" if fractions else ""]
-        words.append(" ".join(f"{k.split('.')[-1]}={_word(v)}" for k, v in own.items()) if label is None else label)
-        entry = Entry(" ".join(word for word in words if word), recipe, fraction)
+        told = " ".join(f"{k.split('.')[-1]}={_word(v)}" for k, v in own.items()) if label is None else label
+        scale = [size if encoders else "", f"{fraction:g} of data" if fractions else ""]
+        variant, family = (_words(method, masking, *more, told) for more in (scale, ()))
+        entry = Entry(variant, recipe, fraction, family)
         if entries.setdefault(entry.name, entry) != entry:
             wrong.append(sentence("run", entry.name, "is the name of two different runs", "Give each its own."))
         wrong += [f"{entry.variant}: {mistake}" for mistake in recipe.mistakes()]
@@ -144,6 +147,10 @@ def _changes(
             raise ConfigError(sentence("run", run, "must be 'name: setting=value ...'"))
         listed += [(name.strip(), {**change, **settings_from(rest.split())}) for change in combined]
     return listed
+
+
+def _words(*words: str) -> str:
+    return " ".join(word for word in words if word)
 
 
 def _word(value: Any) -> str:

@@ -160,7 +160,7 @@ def _described(entry: Entry, course: Course) -> Outcome:
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build(entry.recipe.method).encoder.parameters())
     return Outcome(
-        entry.name, entry.variant, entry.recipe.seed, entry.fraction, entry.recipe.batch_size, parameters,
+        entry.name, entry.variant, entry.family, entry.recipe.seed, entry.fraction, entry.recipe.batch_size, parameters,
         gflops_per_image(entry.recipe), course, recipe=to_dict(entry.recipe),
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ from openjepa.errors import ConfigError, sentence
 from openjepa.masking.blockwise import Blockwise
 from openjepa.methods.base import Method, MethodConfig
 from openjepa.methods.multicrop import CropsBatch, MultiCrop
-from openjepa.methods.prototypes import Head, HeadConfig, patch_cross_entropy, view_cross_entropy
+from openjepa.methods.prototypes import Head, HeadConfig, balanced, patch_cross_entropy, view_cross_entropy
 from openjepa.schedule import cosine, linear
 from openjepa.vision.vit import ViT, ViTConfig
 
@@ -57,8 +57,9 @@ class IBOTConfig(MethodConfig):
     """The same on patches."""
     temp_warmup: float = 30 / 800
     """Share of the run over which the teacher's temperatures rise (published: 30 of 800 epochs)."""
-    centring: bool = True
-    """Subtract from the teacher's logits their running mean; without it one prototype may take every image."""
+    centring: Literal["mean", "sinkhorn", "none"] = "mean"
+    """What keeps one prototype from taking every image. mean: subtract the teacher's mean logits (published); sinkhorn:
+    give every prototype the same share of the batch (SwAV, DINOv2); none."""
     centre_momentum: float = 0.9
     """Of that running mean."""
     momentum: tuple[float, float] = (0.996, 1.0)
@@ -125,7 +126,7 @@ class IBOTConfig(MethodConfig):
 class IBOT(Method):
     """Student and teacher, an encoder and a head each; centres of the teacher's logits."""
 
-    remedy = "Leave --method.centring on, or lower --optim.lr, in another --out."
+    remedy = "Leave --method.centring at mean or sinkhorn, or lower --optim.lr, in another --out."
 
     def __init__(self, config: IBOTConfig) -> None:
         if wrong := config.mistakes():
@@ -178,6 +179,11 @@ class IBOT(Method):
     def teacher_probs(self, logits: Tensor, kind: str, temp: float) -> Tensor:
         """Logits (..., K) to probabilities: centred and sharpened."""
         return F.softmax((logits - self.centres.get_buffer(kind)) / temp, dim=-1)
+
+    def assigned(self, logits: Tensor, kind: str, temp: float) -> Tensor:
+        """`teacher_probs`, balanced over the batch where that is the centring: what the student is to match."""
+        probs = self.teacher_probs(logits, kind, temp)
+        return balanced(probs) if self.config.centring == "sinkhorn" else probs
 
     def student_logs(self, logits: Tensor) -> Tensor:
         """Logits (..., K) to log-probabilities."""
@@ -238,14 +244,14 @@ class IBOT(Method):
         if index is not None:
             head = self.head("teacher", "patch")
             z = head.project(tokens[:, 1:].flatten(0, 1))
-            patch_probs = self.teacher_probs(head.logits(z[index]), "patch", patch_temp)
+            patch_probs = self.assigned(head.logits(z[index]), "patch", patch_temp)
             # the mean over all patches, as released: of their projections, since what follows is linear
             means["patch"] = head.logits(z.to(torch.promote_types(z.dtype, torch.float32)).mean(0))
-        return self.teacher_probs(logits, "cls", temp).unflatten(0, (2, -1)), patch_probs, means
+        return self.assigned(logits, "cls", temp).unflatten(0, (2, -1)), patch_probs, means
 
     def note(self, means: dict[str, Tensor], count: int) -> None:
         """Keep the means over `count` views for `after_step`; those of several micro-batches add up."""
-        if not self.config.centring:
+        if self.config.centring != "mean":
             return
         for name, mean in means.items():
             self._seen[name] = self._seen.get(name, 0) + count * mean

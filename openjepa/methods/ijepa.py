@@ -57,7 +57,9 @@ class IJEPAConfig(MethodConfig):
     momentum: tuple[float, float] = (0.996, 1.0)
     """EMA momentum of the target encoder, linear from the first to the second (paper)."""
     regulariser: Literal["none", "variance_covariance", "sigreg"] = "none"
-    """Anti-collapse term on the pooled context; the paper has none, small budgets need one."""
+    """Anti-collapse term; the paper has none, small budgets need one."""
+    regulariser_on: Literal["context", "tokens", "predictions"] = "context"
+    """What it is a statistic of: contexts pooled over their patches, every context patch, or pooled predictions."""
     regulariser_weight: tuple[float, float] = (1.0, 1.0)
     """Its weight at the start and at the end of the run, linear between."""
 
@@ -78,6 +80,9 @@ class IJEPAConfig(MethodConfig):
             wrong.append(sentence("momentum", self.momentum, "must both be in [0, 1]"))
         if not all(0 <= w < float("inf") for w in self.regulariser_weight):
             wrong.append(sentence("regulariser_weight", self.regulariser_weight, "must be from 0"))
+        if self.regulariser_on == "tokens" and getattr(self.masking, "context", "fixed") == "all":
+            rule = "needs equally many context patches for every image"
+            wrong.append(sentence("regulariser_on", "tokens", rule, "Set masking.context to fixed."))
         if self.encoder.has_cls:
             wrong.append(sentence("encoder.has_cls", True, "I-JEPA has no class token", "Leave it off."))
         return wrong
@@ -158,13 +163,19 @@ class IJEPA(Method):
         energy = self.block_energy(predictions, targets, batch.masks.target_valid).mean()
         if self.config.regulariser == "none":
             return {"loss": energy, "energy": energy.detach()}
-        pooled = patch_mean(context, batch.masks.context_valid, dim=-2)
-        if self.config.regulariser == "sigreg":
-            term = sigreg(pooled, batch.seed, batch.step)
-        else:
-            term = variance_covariance(pooled)
+        rows = self.regularised(context, predictions, batch)
+        is_sigreg = self.config.regulariser == "sigreg"
+        term = sigreg(rows, batch.seed, batch.step) if is_sigreg else variance_covariance(rows)
         loss = energy + linear(t, *self.config.regulariser_weight) * term
         return {"loss": loss, "energy": energy.detach(), "regulariser": term.detach()}
+
+    def regularised(self, context: Tensor, predictions: Tensor, batch: MaskedBatch) -> Tensor:
+        """The rows (any number, D) that the anti-collapse term is a statistic of."""
+        if self.config.regulariser_on == "context":
+            return patch_mean(context, batch.masks.context_valid, dim=-2)
+        if self.config.regulariser_on == "tokens":
+            return context.flatten(0, 1)
+        return patch_mean(predictions, batch.masks.target_valid, dim=-2).flatten(0, 1)
 
     @torch.no_grad()
     def energy(self, batch: MaskedBatch, target_images: Tensor | None = None) -> Tensor:

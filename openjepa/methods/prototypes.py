@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openjepa.distributed import mean_over_ranks
 from openjepa.errors import sentence
 from openjepa.vision.transformer import INIT_STD
 
@@ -67,6 +68,16 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., num_prototypes), at least float32."""
         return self.logits(self.project(x))
+
+
+def balanced(probs: Tensor, rounds: int = 3) -> Tensor:
+    """Probabilities (P, K), scaled in turns so that every prototype has the same share of the samples of all ranks, and
+    every sample adds up to 1: Sinkhorn and Knopp's iteration (SwAV, arXiv 2006.09882; three rounds as in DINOv2)."""
+    for _ in range(rounds):
+        share = mean_over_ranks(probs.sum(0))
+        probs = probs / share.clamp_min(torch.finfo(probs.dtype).tiny)
+        probs = probs / probs.sum(-1, keepdim=True).clamp_min(torch.finfo(probs.dtype).tiny)
+    return probs
 
 
 def view_cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:

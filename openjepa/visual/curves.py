@@ -16,7 +16,7 @@ Line = Sequence[tuple[float, float]]
 def curves(path: Path, panels: Mapping[tuple[str, str], Mapping[str, Sequence[Line]]]) -> None:
     """A panel for each (x label, y label), with lines by name; several lines of a name are seeds, drawn in one colour.
 
-    Panels of one y label stand side by side.
+    Panels of one y label stand side by side. The legend stands in the first panel, and in others with other names.
     """
     rows = list(dict.fromkeys(y for _, y in panels))
     columns = list(dict.fromkeys(x for x, _ in panels))
@@ -34,7 +34,11 @@ def curves(path: Path, panels: Mapping[tuple[str, str], Mapping[str, Sequence[Li
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         axis.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=8)
+    told: set[str] = set()
+    for axis in axes[0]:
+        if new := set(axis.get_legend_handles_labels()[1]) - told:
+            axis.legend(fontsize=8)
+            told |= new
     figure.savefig(path, dpi=130)
 
 

@@ -37,8 +37,8 @@ def no_patience_with_locks(monkeypatch):
     monkeypatch.setattr("openjepa.training.checkpoints.LOCK_PATIENCE_S", 0.0)
 
 
-def entries(methods=("ijepa", "mae"), steps=10, **more):
-    found = plan(methods, Length(steps=steps), SMALL, points=2, **more)
+def entries(methods=("ijepa", "mae"), steps=10, length=None, **more):
+    found = plan(methods, length or Length(steps=steps), SMALL, points=2, **more)
     quick = Speed(device="cpu", workers=0)
     watch = Watch(probes=2, health_images=16, log_every=4)
     shape = ViTConfig(image_size=(16, 16), patch=4, width=16, depth=2, heads=2)

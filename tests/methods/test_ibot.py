@@ -16,7 +16,7 @@ from openjepa.data.views import Crop
 from openjepa.errors import ConfigError
 from openjepa.masking import Blockwise
 from openjepa.methods import IBOT, IBOTConfig
-from openjepa.methods.prototypes import Head, HeadConfig
+from openjepa.methods.prototypes import Head, HeadConfig, balanced
 from openjepa.optim import OptimConfig, Optimizer
 from openjepa.vision.vit import ViTConfig
 
@@ -147,6 +147,42 @@ def test_the_losses_are_means_over_pairs_and_over_hidden_patches(stirred, name):
             assert outputs["patch_loss"].item() == pytest.approx(patch_loss, rel=1e-9)
 
 
+def slow_balanced(rows, rounds):
+    """Sinkhorn and Knopp, a number at a time."""
+    for _ in range(rounds):
+        shares = [sum(row[k] for row in rows) for k in range(len(rows[0]))]
+        rows = [[p / share for p, share in zip(row, shares, strict=True)] for row in rows]
+        rows = [[p / sum(row) for p in row] for row in rows]
+    return rows
+
+
+def test_sinkhorn_balances_the_teachers_answers_over_the_batch(stirred):
+    probs = torch.softmax(3 * torch.randn(40, 5), -1)
+    torch.testing.assert_close(balanced(probs), torch.tensor(slow_balanced(probs.tolist(), 3)), rtol=1e-12, atol=0)
+    settled = balanced(probs, rounds=200)
+    torch.testing.assert_close(settled.sum(0), torch.full((5,), 40 / 5), rtol=1e-6, atol=0)
+    torch.testing.assert_close(settled.sum(1), torch.ones(40), rtol=1e-12, atol=0)
+    assert balanced(probs[:0]).shape == (0, 5)
+    one_sided = balanced(torch.softmax(torch.tensor([[9.0, 0, 0], [8.0, 1, 0], [9.0, 0, 1]]) / 0.04, -1))
+    assert one_sided.isfinite().all()
+
+    config = replace(TINY, centring="sinkhorn")
+    method, batch = made(config, stirred)
+    views = [view for q in range(2) for i in range(NUM_IMAGES) for view in views_of(method, batch, i)[0][q : q + 1]]
+    with torch.no_grad():
+        logits = [slow_head(method.teacher_heads["cls"], method.teacher.encode(view)[0][0][0]) for view in views]
+    centre = method.centres.get_buffer("cls").tolist()
+    temp, _ = config.temps_at(0.5)
+    rows = [slow_softmax([x - c for x, c in zip(row, centre, strict=True)], temp) for row in logits]
+    hidden = batch.masks.transpose(0, 1).flatten().nonzero()[:, 0]
+    probs, patch_probs, _ = method.targets(
+        method.student.normalise(torch.cat([batch.images, batch.second])), hidden, 0.5
+    )
+    torch.testing.assert_close(probs.flatten(0, 1), torch.tensor(slow_balanced(rows, 3)), rtol=1e-8, atol=1e-12)
+    assert patch_probs.shape == (len(hidden), NUM_PROTOTYPES)
+    torch.testing.assert_close(patch_probs.sum(1), torch.ones(len(hidden)), rtol=1e-12, atol=0)
+
+
 def test_without_the_patch_loss_it_is_dino(stirred):
     """Nothing is hidden, and nothing is there that only patches need."""
     method, batch = made(CASES["DINO"], stirred)
@@ -248,7 +284,7 @@ def test_nothing_moves_a_centre_that_is_not_a_training_step(stirred):
     method.representations(batch)
     method.after_step(0.5)
     assert all(torch.equal(centre, before[key]) for key, centre in method.centres.named_buffers())
-    fixed, batch = made(replace(TINY, centring=False), stirred)
+    fixed, batch = made(replace(TINY, centring="none"), stirred)
     before = {key: centre.clone() for key, centre in fixed.centres.named_buffers()}
     fixed(batch, 0.5)
     fixed.after_step(0.5)

@@ -257,6 +257,27 @@ def test_other_channel_counts_train(channels):
         assert math.isfinite(loss.item())
 
 
+def test_the_regulariser_acts_on_tokens_or_on_predictions_too(stirred):
+    config = replace(TINY, regulariser="variance_covariance", masks_per_image=2)
+    for rows in ("tokens", "predictions"):
+        method, batch = made(replace(config, regulariser_on=rows), stirred, count=4)
+        images, masks = method.student.normalise(batch.images), batch.masks
+        found = []
+        for row, context in enumerate(masks.context):
+            (tokens,) = method.student.encode(images[row // 2][None], context[None])
+            if rows == "tokens":
+                found += list(tokens[0])
+                continue
+            for block, target in enumerate(masks.targets[row]):
+                target = kept(target, None if masks.target_valid is None else masks.target_valid[row, block])
+                found.append(method.predictor(tokens, context[None], target[None, None])[0, 0].mean(0))
+        expected = variance_covariance(torch.stack(found))
+        assert method(batch, 0.5)["regulariser"].item() == pytest.approx(expected.item(), rel=1e-9)
+    (mistake,) = replace(config, regulariser_on="tokens", masking=replace(TINY.masking, context="all")).mistakes()
+    assert mistake.startswith("regulariser_on = 'tokens'")
+    assert "masking.context to fixed" in mistake
+
+
 def test_a_fresh_model_says_zero_to_a_normed_target():
     """Its predictions are next to nothing, and a normed target has mean square 1."""
     config = replace(TINY, loss="l2")

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from openjepa import storage
 from openjepa.config import to_dict
 from openjepa.errors import ConfigError, DataError, TrainingError
+from openjepa.methods.ibot import IBOTConfig
 from openjepa.methods.ijepa import IJEPA, IJEPAConfig
 from openjepa.training.probe import Probe
 from openjepa.training.recipe import Keep, Length, Recipe, Watch
@@ -39,7 +40,11 @@ def test_two_processes_equal_one(tiny: Recipe, images: Path, tmp_path: Path) -> 
         kind: replace(tiny, precision="float64", method=replace(tiny.method, regulariser=kind, masks_per_image=2))
         for kind in ("none", "variance_covariance", "sigreg")
     }
+    for rows in ("tokens", "predictions"):
+        method = replace(tiny.method, regulariser="variance_covariance", regulariser_on=rows)
+        recipes[rows] = replace(tiny, precision="float64", method=method)
     others = {kind.__name__: method for kind, method in TINY.items() if kind is not IJEPAConfig}
+    others["sinkhorn"] = replace(TINY[IBOTConfig], centring="sinkhorn")
     recipes |= {name: replace(tiny, precision="float64", method=method) for name, method in others.items()}
     for kind, recipe in recipes.items():
         pretrain(recipe, str(images), tmp_path / "one" / kind, is_quiet=True)
