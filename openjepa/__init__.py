@@ -11,7 +11,8 @@ from openjepa.errors import CheckpointError, ConfigError, DataError, OpenJepaErr
 from openjepa.evaluation.run import Evaluation
 from openjepa.evaluation.run import evaluate as _evaluate
 from openjepa.load import begun_with, load_encoder, load_method
-from openjepa.training.recipe import Recipe
+from openjepa.recipes import auto
+from openjepa.training.recipe import Length, Recipe
 from openjepa.training.run import Result
 from openjepa.training.run import pretrain as _run
 from openjepa.vision.callable import CallableEncoder
@@ -22,8 +23,8 @@ __version__ = "0.1.0.dev0"
 
 def pretrain(
     data: str,
-    recipe: str | Recipe,
-    out: str | Path,
+    recipe: str | Recipe = auto.NAME,
+    out: str | Path = "runs/ijepa",
     *,
     start: str | Path | None = None,
     probe_data: str | None = None,
@@ -35,14 +36,20 @@ def pretrain(
 ) -> Result:
     """Pretrain on the images of `data` into the directory `out`, or go on where it stopped.
 
-    `recipe`: a name of `openjepa recipes`, or a `Recipe`. `settings` change it: a length (`epochs`, `steps`,
-    `images` or `minutes`), or any field, with a double underscore for the dot: `optim__lr=1e-3`,
-    `method__encoder__depth=4`. `start`: a run or released weights to begin with; the encoder then has their shape.
-    The other arguments are those of `openjepa pretrain --help`. Raises ConfigError, DataError, CheckpointError or
-    TrainingError; each says what to do.
+    `recipe`: a name of `openjepa recipes`, a `Recipe`, or "auto": chosen for the data, the machine and the length.
+    `settings` change it: a length (`epochs`, `steps`, `images` or `minutes`), or any field, with a double underscore
+    for the dot: `optim__lr=1e-3`, `method__encoder__depth=4`. `start`: a run or released weights to begin with; the
+    encoder then has their shape. The other arguments are those of `openjepa pretrain --help`. Raises ConfigError,
+    DataError, CheckpointError or TrainingError; each says what to do.
     """
-    chosen = recipes.get(recipe) if isinstance(recipe, str) else recipe
-    chosen = recipes.with_settings(chosen, {name.replace("__", "."): value for name, value in settings.items()})
+    changes = {name.replace("__", "."): value for name, value in settings.items()}
+    if recipe == auto.NAME:
+        lengths = {unit: changes[unit] for unit in ("epochs", "steps", "images", "minutes") if unit in changes}
+        choice = auto.auto_for(data, out, Length(**lengths) if lengths else None, changes.get("speed.device", "auto"))
+        if not is_quiet:
+            choice.tell()
+        recipe = choice.recipe
+    chosen = recipes.with_settings(recipes.get(recipe) if isinstance(recipe, str) else recipe, changes)
     chosen, first = begun_with(chosen, start)
     return _run(
         chosen,

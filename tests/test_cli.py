@@ -71,7 +71,10 @@ def test_another_method_has_its_own_flags_and_keeps_what_is_its_own(capsys: pyte
         (["pretrain", "--data", "scenes", "--masking", "multi"], "Did you mean"),
         (["pretrain", "--data", "scenes", "--encoder", "smal"], "Did you mean 'small'"),
         (["pretrain", "--data", "scenes", "--epochs", "1", "--steps", "5"], "exactly one"),
-        (["pretrain", "--data", "scenes", "--method.encoder.patch", "5"], r"Try 30 for 32"),
+        (
+            ["pretrain", "--data", "scenes", "--recipe", "ijepa_cifar10_cpu", "--method.encoder.patch", "5"],
+            r"Try 30 for 32",
+        ),
     ],
 )
 def test_mistakes_say_what_to_type(tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -18,10 +18,11 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from openjepa import recipes
 from openjepa.cli import compare, evaluate, pretrain
-from openjepa.cli.pretrain import DEFAULT_RECIPE, parse_pretrain
+from openjepa.cli.pretrain import SHOWN_RECIPE, parse_pretrain
 from openjepa.errors import ConfigError, OpenJepaError, nearest
 from openjepa.methods.ijepa import IJEPAConfig
 from openjepa.methods.mae import MAEConfig
+from openjepa.recipes import auto
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Bench:
     """What to measure."""
     data: str = "scenes?size=64"
     """For loader: the images to read."""
-    recipe: str = DEFAULT_RECIPE
+    recipe: str = SHOWN_RECIPE
     """For train and masks: the run whose settings are used."""
     size: int = 64
     """For scenes and loader: side of an image in pixels."""
@@ -106,6 +107,9 @@ def _about() -> str:
 
 def _recipes(given: Recipes) -> int:
     console = Console(highlight=False)
+    if given.name == auto.NAME:
+        console.print(inspect.getdoc(auto), markup=False)
+        return 0
     if given.name is not None:
         recipe = recipes.get(given.name)
         console.print(inspect.getdoc(recipes.RECIPES[given.name]), markup=False)
@@ -114,7 +118,7 @@ def _recipes(given: Recipes) -> int:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("recipe", "what, hardware, time, number to reach"):
         table.add_column(column)
-    for name, function in recipes.RECIPES.items():
+    for name, function in ((auto.NAME, auto.auto), *recipes.RECIPES.items()):
         table.add_row(name, inspect.getdoc(function))
     console.print(table)
     return 0

@@ -15,34 +15,40 @@ from openjepa.load import begun_with
 from openjepa.methods.finetune import FineTuneConfig
 from openjepa.methods.ijepa import MASKINGS, IJEPAConfig
 from openjepa.methods.mae import MAEConfig
+from openjepa.recipes import auto
 from openjepa.training.recipe import Length, Recipe
 from openjepa.training.run import pretrain
 from openjepa.vision.vit import vit
 
-DEFAULT_RECIPE = "ijepa_cifar10_cpu"
+DEFAULT_RECIPE = auto.NAME
+SHOWN_RECIPE = "ijepa_cifar10_cpu"
+"""Whose settings --help shows as defaults where no data is given that `auto` could look at."""
+UNITS: dict[str, type[int] | type[float]] = {"epochs": float, "steps": int, "images": int, "minutes": float}
 
 
 @dataclass(frozen=True)
 class Pretrain:
-    """Pretrain I-JEPA on a pile of unlabelled images.
+    """Pretrain on a pile of unlabelled images: I-JEPA, MAE or iBOT.
 
-    Without labels the run judges itself by effective rank and energies; with a few (class folders, a label
-    column, or --probe-data) it also prints nearest-neighbour and linear accuracy while it trains.
-    The same command goes on where an earlier one stopped. Many GPUs:
+    Without --recipe, crops, encoder, batch and learning rate follow from the images, the machine and the length, and
+    are told with their reasons before training begins. Without labels the run judges itself by effective rank and
+    energies; with a few (class folders, a label column, or --probe-data) it also prints nearest-neighbour and linear
+    accuracy while it trains. The same command goes on where an earlier one stopped. Many GPUs:
       torchrun --nproc-per-node 8 -m openjepa pretrain ...
 
     Examples:
-      openjepa pretrain --data photos/ --minutes 30
+      openjepa pretrain photos/ --minutes 30
       openjepa pretrain --data train.parquet --probe-test test.parquet --recipe ijepa_cifar10_cpu --minutes 10
       openjepa pretrain --data 'shards/{000..099}.tar' --recipe ijepa_in1k_vitb16 --out runs/b16
     """
 
     data: str
-    """A folder of images, .parquet files or a folder of them, 'shard-{000..012}.tar', hf://name, or scenes."""
+    """A folder of images, .parquet files or a folder of them, 'shard-{000..012}.tar', hf://name, or scenes. The flag
+    itself may be left out when this comes first."""
     out: Path = Path("runs/ijepa")
     """Directory of the run: encoder, checkpoints, metrics. If it holds this run already, the run goes on."""
     recipe: str = DEFAULT_RECIPE
-    """Named run whose settings are the defaults below; `openjepa recipes` lists them."""
+    """Named run whose settings are the defaults below; `openjepa recipes` lists them. auto: chosen for the data."""
     encoder: str | None = None
     """Encoder size in place of the recipe's: pico, nano, micro, tiny, small, base, large, huge, giant."""
     start: str | None = None
@@ -70,18 +76,21 @@ class Pretrain:
 
 def parse_pretrain(argv: list[str]) -> Pretrain:
     """Two passes: --recipe, --encoder and --masking choose the defaults that the other flags then change."""
+    if argv and not argv[0].startswith("-"):
+        argv = ["--data", *argv]
     name = _given(argv, "--recipe") or DEFAULT_RECIPE
-    settings = recipes.get(name)
+    kind, size = _given(argv, "--masking"), _given(argv, "--encoder")
+    if kind is not None and kind not in MASKINGS:
+        raise ConfigError(f"masking = {kind!r}: unknown. {nearest(kind, MASKINGS)}")
+    new = None if size is None else vit(size)
+    settings = _chosen(argv) if name == auto.NAME else recipes.get(name)
     method = settings.method
     if isinstance(method, FineTuneConfig):
         raise ConfigError(f"recipe = {name!r}: learns from labels. Use `openjepa evaluate ENCODER --tasks finetune`.")
-    if (size := _given(argv, "--encoder")) is not None:
-        new = vit(size)
+    if new is not None and name != auto.NAME:
         shape = {name: getattr(new, name) for name in ("width", "depth", "heads", "mlp_ratio")}
         method = replace(method, encoder=replace(method.encoder, **shape))
-    if (kind := _given(argv, "--masking")) is not None:
-        if kind not in MASKINGS:
-            raise ConfigError(f"masking = {kind!r}: unknown. {nearest(kind, MASKINGS)}")
+    if kind is not None:
         if not isinstance(method, (IJEPAConfig, MAEConfig)):
             raise ConfigError(f"masking = {kind!r}: {name} trains by no masks of this kind. Leave out --masking.")
         if not isinstance(method.masking, MASKINGS[kind]):  # of the same kind, the recipe's has its settings
@@ -89,6 +98,28 @@ def parse_pretrain(argv: list[str]) -> Pretrain:
     settings = replace(settings, method=method)
     default = Pretrain(data=tyro.MISSING, recipe=name, settings=settings)
     return tyro.cli(Pretrain, default=default, args=argv, prog="openjepa pretrain")
+
+
+def _chosen(argv: list[str]) -> Recipe:
+    """What `auto` chooses for what was typed, and says why; a stand-in where only the help is wanted."""
+    data, out = _given(argv, "--data"), _given(argv, "--out") or str(Pretrain.out)
+    if data is None or {"-h", "--help"} & set(argv):
+        return recipes.get(SHOWN_RECIPE)
+    lengths = {unit: _number(_given(argv, f"--{unit}"), kind) for unit, kind in UNITS.items()}
+    length = Length(**{unit: value for unit, value in lengths.items() if value is not None})  # type: ignore[arg-type]
+    if length.given() and length.mistakes():  # told later, with all the others
+        return recipes.get(SHOWN_RECIPE)
+    device = _given(argv, "--speed.device") or "auto"
+    choice = auto.auto_for(data, out, length if length.given() else None, device, _given(argv, "--encoder"))
+    choice.tell()
+    return choice.recipe
+
+
+def _number(text: str | None, kind: type[int] | type[float]) -> float | None:
+    try:
+        return None if text is None else kind(text)
+    except ValueError:  # tyro says it better
+        return None
 
 
 def _given(argv: list[str], flag: str) -> str | None:
@@ -102,7 +133,7 @@ def _given(argv: list[str], flag: str) -> str | None:
 
 def run(given: Pretrain) -> int:
     """Carry out a command line; the exit status."""
-    units = {unit: getattr(given, unit) for unit in ("epochs", "steps", "images", "minutes")}
+    units = {unit: getattr(given, unit) for unit in UNITS}
     lengths = {unit: value for unit, value in units.items() if value is not None}
     settings = replace(given.settings, length=Length(**lengths)) if lengths else given.settings
     settings, start = begun_with(settings, given.start)

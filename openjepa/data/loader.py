@@ -32,16 +32,14 @@ __all__ = [
     "Steps",
     "batches",
     "centre_cropped",
-    "check",
     "epoch_order",
     "labelled_images",
     "num_workers",
+    "read",
 ]
 
 REPLACEMENTS = 32
 """Bad images in the place of one, after which the run stops."""
-CHECKED = 16
-"""Images tried before training."""
 
 
 MAX_WORKERS = 8
@@ -122,7 +120,7 @@ class Steps(Dataset[Loaded]):
         """Image i of the global batch of `step`, or the first sound one in its place."""
         for attempt in range(1 + REPLACEMENTS):
             index = self._index(step, i, attempt)
-            found = _read(self.source, index, self.views.channels, self.min_side, bad)
+            found = read(self.source, index, self.views.channels, self.min_side, bad)
             if found is not None:
                 return found
         rule = f"{1 + REPLACEMENTS} images in a row cannot be used, among them {examples(bad)}"
@@ -141,7 +139,7 @@ class Steps(Dataset[Loaded]):
         return int(epoch_order(self.seed, num_images, epoch)[place])
 
 
-def _read(
+def read(
     source: Source, index: int, channels: int, min_side: int | None, bad: list[tuple[str, str]]
 ) -> tuple[Item, np.ndarray] | None:
     """An image as it lies and decoded; or None, with its name and what is wrong added to `bad`."""
@@ -194,25 +192,6 @@ def batches(steps: Steps, start: int, stop: int, *, workers: int, pin_memory: bo
         yield loaded
 
 
-def check(source: Source, channels: int) -> list[tuple[str, str]]:
-    """Before training: DataError when none of a few images spread over the source can be used.
-
-    Returns (name, reason) of those that cannot.
-    """
-    if source.is_sequential:
-        indices = list(range(CHECKED))
-    else:
-        if len(source) == 0:
-            raise DataError(sentence("data", source.identity, "no image"))
-        indices = np.unique(np.linspace(0, len(source) - 1, CHECKED).astype(int)).tolist()
-    bad: list[tuple[str, str]] = []
-    for index in indices:
-        if _read(source, index, channels, None, bad) is not None:
-            return bad
-    rule = f"none of {len(bad)} images tried can be used: {examples(bad)}"
-    raise DataError(sentence("data", source.identity, rule))
-
-
 def num_workers(wanted: int | None) -> int:
     """What was asked for, else one a core that the training processes leave, at least 1."""
     if wanted is not None:
@@ -236,7 +215,7 @@ class _Crops(Dataset[tuple[int, np.ndarray | tuple[str, str]]]):
 
     def __getitem__(self, i: int) -> tuple[int, np.ndarray | tuple[str, str]]:
         index, bad = self.indices[i], []  # type: tuple[int, list[tuple[str, str]]]
-        found = _read(self.source, index, self.channels, 2 * max(self.size), bad)
+        found = read(self.source, index, self.channels, 2 * max(self.size), bad)
         return index, bad[0] if found is None else center_crop(found[1], self.size)
 
 
@@ -272,7 +251,7 @@ def labelled_images(
     images, labels = [], []
     bad = [] if bad is None else bad
     for index in indices:
-        found = _read(source, int(index), channels, 2 * max(size), bad)
+        found = read(source, int(index), channels, 2 * max(size), bad)
         if found is not None and found[0].label is not None and found[0].label >= 0:
             images.append(center_crop(found[1], size))
             labels.append(found[0].label)

@@ -12,8 +12,8 @@ from typing import Any
 
 from openjepa import distributed, storage
 from openjepa.config import differences, to_dict
+from openjepa.data.check import check as check_data
 from openjepa.data.loader import Loaded
-from openjepa.data.loader import check as check_data
 from openjepa.data.source import Source, open_source
 from openjepa.errors import CheckpointError, ConfigError, sentence
 from openjepa.journal import Journal, duration
@@ -89,7 +89,7 @@ def pretrain(
         rule = f"must be a multiple of the number of processes, {world.size}"
         raise ConfigError(sentence("batch_size", recipe.batch_size, rule))
     source = data if isinstance(data, Source) else open_source(data)
-    tried = check_data(source, recipe.method.encoder.channels)
+    bad, num_tried = check_data(source, recipe.method.encoder.channels)
     document = {"recipe": to_dict(recipe), "data": source.identity}
     if start is not None:
         document["start"] = start.fingerprint()
@@ -114,7 +114,7 @@ def pretrain(
             if chosen is not None and saved is not None:
                 restore(run, chosen, saved)
             if world.is_first and chosen is None:
-                run.bad.add(Loaded(None, [], tried, num_read=len(tried) + 1))
+                run.bad.add(Loaded(None, [], bad, num_read=num_tried))
             run.starts_up(time.perf_counter() - started)
             is_finished = train(run, None if slice_minutes is None else 60 * slice_minutes)
             if is_finished and world.is_first:

@@ -12,9 +12,10 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # read when the library is imported
 
+from openjepa.data.check import check
 from openjepa.data.huggingface import _RECENT, Address, parse
 from openjepa.data.images import BadImage, decode
-from openjepa.data.loader import Steps, batches, check
+from openjepa.data.loader import Steps, batches
 from openjepa.data.source import open_source
 from openjepa.errors import DataError
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from openjepa.data import loader
 from openjepa.data.images import BadImage
-from openjepa.data.loader import REPLACEMENTS, Loaded, Steps, batches, check, epoch_order, labelled_images
+from openjepa.data.loader import REPLACEMENTS, Loaded, Steps, batches, epoch_order, labelled_images
 from openjepa.data.source import Item, Source, open_source
 from openjepa.data.views import Crop, center_crop
 from openjepa.errors import ConfigError, DataError
@@ -301,24 +301,6 @@ def test_a_bug_in_a_worker_shows_where_it_is(monkeypatch):
 
 
 # ------------------------------------------------------------------------------------- before and beside training
-
-
-def test_check_lets_through_what_has_one_sound_image_among_those_tried():
-    check(Numbered(1), 3)
-    check(Numbered(1000), 3)
-    check(Numbered(1000, unreadable=tuple(range(900))), 3)
-    check(Stream(100), 3)
-
-
-def test_check_says_why_nothing_can_be_used():
-    with pytest.raises(DataError, match=r"none of 16 images.*name 0 \(has 3 channels; the run takes 1\); name 66 "):
-        check(Numbered(1000), 1)
-    with pytest.raises(DataError, match=r"none of 3 images tried can be used: name 0 \(unreadable\); name 1 "):
-        check(Numbered(3, (0, 1, 2)), 3)
-    with pytest.raises(DataError, match="none of 16"):
-        check(Stream(100, tuple(range(16))), 3)
-    with pytest.raises(DataError, match="no image"):
-        check(Numbered(0), 3)
 
 
 def test_labelled_images(images, picture):
