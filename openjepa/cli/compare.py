@@ -23,7 +23,7 @@ class Compare:
 
     Same backbone, data, budget and probes; the runs take turns in slices, so that a busy hour hits all alike. The same
     command goes on where it was stopped. Beside the table: results.json, table.csv, curves.csv, curves.png (accuracy
-    against time and against arithmetic), energies.png.
+    against time and against arithmetic), figures.png (every run's figures beside the controls), energies.png.
 
     Examples:
       openjepa compare --methods ijepa mae ibot --data train.parquet --test test.parquet --minutes 20
@@ -70,8 +70,12 @@ class Compare:
     """Images a step."""
     tasks: tuple[str, ...] = TASKS
     """Probes; depth is added where the data has it."""
+    probe_images: int = Probing.most_train
+    """Labelled images that the probes learn from, at most."""
+    test_images: int = Probing.most_test
+    """Labelled images that the probes are tested on, at most."""
     points: int = 4
-    """Points of a run's curve, besides the untrained one."""
+    """Points of a run's curve, besides the untrained one; 0: no curves."""
     slice_minutes: float = 2.0
     """Minutes that a run trains before the next one has its turn."""
     out: Path = Path("runs/compare")
@@ -103,7 +107,9 @@ def run(argv: list[str]) -> int:
     entries = [replace(entry, recipe=replace(entry.recipe, speed=speed)) for entry in entries]
     console = Console(highlight=False)
     console.print(f"{len(entries)} runs: {', '.join(entry.name for entry in entries)}", markup=False)
-    probing = Probing(given.tasks, cache=given.cache, device=given.device, workers=given.workers)
+    probing = Probing(
+        given.tasks, given.probe_images, given.test_images, given.cache, device=given.device, workers=given.workers
+    )
     found = compare(
         entries, given.data, given.test, given.out, probing=probing, slice_minutes=given.slice_minutes, is_quiet=False
     )

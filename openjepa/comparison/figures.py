@@ -18,12 +18,14 @@ MOST_ENERGIES = 6  # runs whose energies are drawn
 
 
 def draw(found: Comparison, entries: Sequence[Entry], train: Source, out: Path) -> None:
-    """curves.png, energies.png (on images of `train`) and, where sizes or shares differ, scaling.png in `out`."""
+    """curves.png, figures.png, energies.png (on images of `train`) and, where sizes or shares differ, scaling.png."""
     panels = courses(found)
     if panels:
         curves.curves(out / "curves.png", panels)
     if panels := scaling(found):
         curves.curves(out / "scaling.png", panels)
+    if rows := standings(found):
+        curves.rows(out / "figures.png", *rows)
     finished = {outcome.name for outcome in found.outcomes if outcome.course.status == "finished"}
     first = {entry.variant: entry for entry in reversed(entries) if entry.name in finished}
     pairs = {
@@ -32,6 +34,19 @@ def draw(found: Comparison, entries: Sequence[Entry], train: Source, out: Path) 
     }
     if pairs:
         curves.energies(out / "energies.png", pairs)
+
+
+def standings(found: Comparison) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, float]]] | None:
+    """Accuracies in % by question and variant, one a seed, and the controls' means; None where nothing has any."""
+    values: dict[str, dict[str, list[float]]] = {}
+    controls: dict[str, dict[str, list[float]]] = {}
+    pairs = [(o.variant, figure, values) for o in found.outcomes for figure in o.figures]
+    for row, figure, place in [*pairs, *((c["row"], c, controls) for c in found.controls)]:
+        if figure["score"] is not None and figure["score"]["metric"] == "accuracy":
+            label = f"{LABELS.get(figure['task'], figure['task'])}, {figure['question']} (%)"
+            place.setdefault(label, {}).setdefault(row, []).append(100 * figure["score"]["value"])
+    means = {label: {row: statistics.mean(each) for row, each in rows.items()} for label, rows in controls.items()}
+    return (values, means) if values else None
 
 
 def courses(found: Comparison) -> dict[tuple[str, str], dict[str, list[curves.Line]]]:

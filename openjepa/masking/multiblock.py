@@ -52,9 +52,11 @@ class MultiBlock(Masking):
     """Height over width of a target block."""
     context_scale: tuple[float, float] = (0.85, 1.0)
     """Share of the grid that the context block covers before the targets are cut out of it."""
-    context: Literal["fixed", "all"] = "fixed"
+    context: Literal["fixed", "all", "cut"] = "fixed"
     """fixed: equally many context patches for every image, drawn uniformly from what the targets
-    leave of the context block. all: everything that they leave, padded to the batch's longest."""
+    leave of the context block. all: everything that they leave, padded to the batch's longest. cut:
+    as many as they leave of the shortest of a process's images, drawn uniformly (the released code
+    cuts too, and takes the topmost)."""
     context_share: float = 0.25
     """Context patches as a share of the grid, for context = fixed (0.25: paper table 6)."""
     min_context: int = 4
@@ -79,17 +81,19 @@ class MultiBlock(Masking):
         return wrong or self._too_little_context(grid)
 
     def sample(self, grid: Grid, *, seed: int, step: int, first: int, count: int) -> Masks:
-        """See `Masking.sample`. With context = all, K is the longest of these `count` images."""
+        """See `Masking.sample`. K is the longest of these `count` with context = all, the shortest with cut."""
         smallest, largest = area_range(grid, self.target_scale, self.target_aspect)
         wanted = self._num_wanted(grid)
         if wanted + largest > grid[0] * grid[1]:
             raise ConfigError(self.mistakes(grid))
         left, targets = self._blocks_apart(grid, seed, step, first, count)
-        if self.context == "fixed":
-            keys = uniforms(seed, "masks context", step, first, count, left.shape[1])
-            context, context_valid = drawn(left, keys, wanted), None
+        numbers = np.count_nonzero(left, axis=1)
+        if self.context == "all":
+            context, context_valid = packed(left, int(numbers.max()))
         else:
-            context, context_valid = packed(left, int(np.count_nonzero(left, axis=1).max()))
+            keys = uniforms(seed, "masks context", step, first, count, left.shape[1])
+            context = drawn(left, keys, wanted if self.context == "fixed" else int(numbers.min()))
+            context_valid = None
         indices, target_valid = packed(targets, largest)
         return Masks(
             torch.from_numpy(context),

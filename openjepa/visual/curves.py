@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+MOST_LINES = 6  # controls in a panel
+
 Line = Sequence[tuple[float, float]]
 """(x, y) of each point."""
 
@@ -39,6 +41,35 @@ def curves(path: Path, panels: Mapping[tuple[str, str], Mapping[str, Sequence[Li
         if new := set(axis.get_legend_handles_labels()[1]) - told:
             axis.legend(fontsize=8)
             told |= new
+    figure.savefig(path, dpi=130)
+
+
+def rows(
+    path: Path, values: Mapping[str, Mapping[str, Sequence[float]]], lines: Mapping[str, Mapping[str, float]]
+) -> None:
+    """A panel for each question: a row for each variant with a dot a seed and a bar at their mean, best mean of the
+    first question on top; `lines` are upright lines by question and name, for controls."""
+    first = next(iter(values.values()))
+    order = sorted(
+        {name for each in values.values() for name in each}, key=lambda name: np.mean(first.get(name, [0.0]))
+    )
+    figure = Figure(figsize=(3.4 * len(values) + 2.0, 0.26 * len(order) + 1.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
+    for axis, (question, by_name) in zip(axes, values.items(), strict=True):
+        for number, (name, x) in enumerate(list(lines.get(question, {}).items())[:MOST_LINES]):
+            axis.axvline(x, color="0.5", ls=("-", "--", ":", "-.")[number % 4], lw=1, label=name)
+        for y, name in enumerate(order):
+            seeds = by_name.get(name, [])
+            axis.plot(seeds, [y] * len(seeds), "o", ms=4, color="C0", alpha=0.6)
+            if seeds:
+                axis.plot(np.mean(seeds), y, "|", ms=12, mew=2, color="C0")
+        axis.set_yticks(range(len(order)), order, fontsize=8)
+        axis.set_ylim(-0.6, len(order) - 0.4)
+        axis.set_xlabel(question, fontsize=9)
+        axis.grid(alpha=0.3)
+    if axes[0].get_legend_handles_labels()[1]:
+        figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=130)
 
 

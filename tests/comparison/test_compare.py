@@ -145,7 +145,7 @@ def test_the_command_line_writes_table_curves_and_pictures(tmp_path, capsys):
     said = capsys.readouterr().out
     for words in ("20-NN", "num_objects", "depth", "images seen", "GFLOP an image", "energy AUROC"):
         assert words in said
-    for name in ("results.json", "table.csv", "curves.csv", "curves.png", "energies.png", "scaling.png"):
+    for name in ("results.json", "table.csv", "curves.csv", "curves.png", "figures.png", "energies.png", "scaling.png"):
         assert (tmp_path / "out" / name).stat().st_size > 0
     with (tmp_path / "out" / "curves.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["0", "10", "0", "10"]

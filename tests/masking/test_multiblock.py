@@ -192,6 +192,20 @@ def test_both_kinds_of_context_see_the_same_targets_and_fixed_is_part_of_all():
     assert sum(inside) >= 49  # the rest were widened to the grid, which only fixed contexts need
 
 
+def test_cut_contexts_are_as_long_as_the_shortest_and_drawn_from_all():
+    one, other = (
+        rows_of(MultiBlock(context=name).sample(SQUARE, seed=0, step=0, first=0, count=500)) for name in ("cut", "all")
+    )
+    assert [targets for _, targets in one] == [targets for _, targets in other]
+    shortest = min(len(context) for context, _ in other)
+    for (context, _), (whole, _) in zip(one, other, strict=True):
+        assert len(set(context)) == len(context) == shortest
+        assert set(context) <= set(whole)
+    rows = np.array([context for context, _ in one]) // SQUARE[1]
+    below = np.concatenate([whole for whole, _ in other]) // SQUARE[1]
+    assert rows.mean() == pytest.approx(below.mean(), abs=0.25)  # not the topmost, as the released code takes
+
+
 @pytest.mark.parametrize("grid", [(7, 7), (5, 9)])
 def test_context_is_uniform_over_what_may_be_context(grid):
     """Given its targets, each free patch of an image is context with the same chance."""
@@ -256,7 +270,7 @@ def test_scale_and_aspect_are_uniform_over_their_ranges():
     assert np.quantile(area, [0.25, 0.75]) == pytest.approx([0.1625, 0.1875], abs=0.004)
 
 
-@pytest.mark.parametrize("context", ["fixed", "all"])
+@pytest.mark.parametrize("context", ["fixed", "all", "cut"])
 @pytest.mark.parametrize("rows", range(4, 21, 2))
 @pytest.mark.parametrize("columns", [4, 7, 16])
 def test_the_defaults_work_on_every_grid(rows, columns, context):
