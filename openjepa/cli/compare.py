@@ -12,7 +12,7 @@ from openjepa.comparison.figures import draw
 from openjepa.comparison.plan import LENGTHS, METHODS, Backbone, plan, values_from
 from openjepa.comparison.run import RESULTS, compare
 from openjepa.comparison.table import show, write
-from openjepa.comparison.terms import TASKS, Probing, sets
+from openjepa.comparison.terms import TASKS, Probing
 from openjepa.evaluation.run import CACHE
 from openjepa.training.recipe import Length
 
@@ -117,7 +117,7 @@ def run(argv: list[str]) -> int:
         console.print("stopped; the same command goes on from there")
         return 1
     write(found, given.out)
-    draw(found, entries, sets(given.data, given.test)[0], given.out)
+    draw(found, given.out)
     show(found, console)
     console.print(
         f"everything in {given.out / RESULTS}, table.csv, curves.csv and the pictures beside them", markup=False

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
 from openjepa.comparison.outcome import Comparison
-from openjepa.comparison.plan import Entry
-from openjepa.comparison.run import energies
 from openjepa.comparison.table import LABELS
 from openjepa.comparison.terms import CURVE_TASKS
-from openjepa.data.source import Source
 from openjepa.visual import curves
 
 MOST_ENERGIES = 6  # runs whose energies are drawn
 
 
-def draw(found: Comparison, entries: Sequence[Entry], train: Source, out: Path) -> None:
-    """curves.png, figures.png, energies.png (on images of `train`) and, where sizes or shares differ, scaling.png."""
+def draw(found: Comparison, out: Path) -> None:
+    """curves.png, figures.png, energies.png and, where sizes or shares differ, scaling.png in `out`."""
     panels = courses(found)
     if panels:
         curves.curves(out / "curves.png", panels)
@@ -26,14 +22,9 @@ def draw(found: Comparison, entries: Sequence[Entry], train: Source, out: Path) 
         curves.curves(out / "scaling.png", panels)
     if rows := standings(found):
         curves.rows(out / "figures.png", *rows)
-    finished = {outcome.name for outcome in found.outcomes if outcome.course.status == "finished"}
-    first = {entry.variant: entry for entry in reversed(entries) if entry.name in finished}
-    pairs = {
-        variant: energies(entry.recipe, out / entry.name, train)
-        for variant, entry in list(reversed(first.items()))[:MOST_ENERGIES]
-    }
+    pairs = {outcome.variant: outcome.energies for outcome in reversed(found.outcomes) if outcome.energies}
     if pairs:
-        curves.energies(out / "energies.png", pairs)
+        curves.energies(out / "energies.png", dict(list(reversed(pairs.items()))[:MOST_ENERGIES]))
 
 
 def standings(found: Comparison) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, float]]] | None:

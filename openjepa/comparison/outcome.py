@@ -20,8 +20,6 @@ class Course:
     seconds: float = 0.0
     """Of training, its own start-up and saving included."""
     peak_mib: float | None = None
-    energies: dict[str, float] = field(default_factory=dict)
-    """`auroc_before`, `auroc_after`: share of (same image, other image) pairs that the energy tells apart."""
 
     @property
     def is_going(self) -> bool:
@@ -47,6 +45,11 @@ class Outcome:
     """As in `Evaluation.figures`, of the run's encoder."""
     points: list[dict[str, float]] = field(default_factory=list)
     """Step, seconds, images, gflops, and accuracies by "task question", along the run."""
+    energies: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Of images held out, "before" and "after" training: those of pairs of the "same" image, and with "another" one's
+    target."""
+    auroc: dict[str, float] = field(default_factory=dict)
+    """"before" and "after": share of (same, another) that those energies tell apart; 0.5 is chance."""
     recipe: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -25,6 +25,7 @@ from openjepa.data.source import Source
 from openjepa.distributed import pick_device
 from openjepa.errors import ConfigError, TrainingError
 from openjepa.journal import METRICS
+from openjepa.measure.spectrum import auroc
 from openjepa.methods import build
 from openjepa.randomness import initial_weights
 from openjepa.training.checkpoints import Checkpoints
@@ -36,7 +37,7 @@ from openjepa.vision.encoder import Encoder
 from openjepa.vision.vit import ViTConfig
 
 PAIRS = 256
-"""Images whose energies are compared."""
+"""Images held out whose energies are compared."""
 STATUS = "comparison.json"
 RESULTS = "results.json"
 
@@ -76,6 +77,7 @@ def compare(
             found.outcomes.append(outcome)
             if outcome.course.status == "finished":
                 _measure(found, outcome, entry, out / entry.name, probing, tasks, few, many, controls)
+                _compare_energies(outcome, entry.recipe, out / entry.name, held_out)
             (out / RESULTS).write_text(json.dumps(found.document(), indent=1) + "\n")
             bars.advance(line)
     return found
@@ -129,11 +131,9 @@ def _slice(entry: Entry, course: Course, train: Source, directory: Path, slice_m
     except ConfigError as error:  # too short for ten steps, which a run in minutes knows when it has begun
         raise ConfigError([f"{entry.variant}: {mistake}" for mistake in error.mistakes]) from None
     else:
-        first, last = result.history[0], result.history[-1]
         course.status = "finished" if result.is_finished else "going"
         course.step, course.t, course.seconds = result.step, result.t, result.elapsed_s
         course.verdict = result.verdict
-        course.energies = {"auroc_before": first["energy_auroc"], "auroc_after": last["energy_auroc"]}
     peak = peak_mib(device)
     if peak is not None:
         course.peak_mib = max(peak, course.peak_mib or 0.0)
@@ -216,12 +216,15 @@ def _point(
     return point
 
 
-def energies(recipe: Recipe, directory: Path, source: Source) -> dict[str, tuple[list[float], list[float]]]:
-    """Energies of pairs of one image, and of pairs whose target is another image: "before" and "after" training."""
+def _compare_energies(outcome: Outcome, recipe: Recipe, directory: Path, held_out: Source) -> None:
+    """What the untrained and the trained method say of pairs of one image, and of pairs whose target is another's."""
     with initial_weights(recipe.seed):
-        before = build(recipe.method)
-    found = {}
-    for when, method in (("before", before), ("after", read_method(directory))):
-        true, false = Health(source, method, PAIRS, recipe.seed).energies(method, torch.device("cpu"))
-        found[when] = true.tolist(), false.tolist()
-    return found
+        untrained = build(recipe.method)
+    for when, method in (("before", untrained), ("after", read_method(directory))):
+        same, another = Health(held_out, method, PAIRS, recipe.seed).energies(method, torch.device("cpu"))
+        outcome.energies[when] = {"same": _short(same), "another": _short(another)}
+        outcome.auroc[when] = auroc(same, another)
+
+
+def _short(values: torch.Tensor) -> list[float]:
+    return [float(f"{value:.5g}") for value in values.tolist()]

@@ -107,7 +107,7 @@ def _cost(outcome: Outcome) -> dict[str, Any]:
         "run": outcome.name, "status": course.status, "verdict": course.verdict, "reason": course.reason,
         "steps": course.step, "images": outcome.images, "seconds": course.seconds, "fraction": outcome.fraction,
         "parameters": outcome.parameters, "gflops_per_image": outcome.gflops_per_image, "peak_mib": course.peak_mib,
-        **course.energies,
+        **{f"auroc_{when}": value for when, value in outcome.auroc.items()},
     }  # fmt: skip
 
 
@@ -142,8 +142,8 @@ def _mean(values: Sequence[float | None], digits: int = 0) -> str:
 
 
 def _energy(outcomes: Sequence[Outcome]) -> str:
-    known = [outcome.course.energies for outcome in outcomes if outcome.course.energies]
-    ends = [_mean([each[when] for each in known], 2) for when in ("auroc_before", "auroc_after")]
+    known = [outcome.auroc for outcome in outcomes if outcome.auroc]
+    ends = [_mean([each[when] for each in known], 2) for when in ("before", "after")]
     return " -> ".join(ends) if known else ""
 
 

@@ -73,18 +73,18 @@ def rows(
     figure.savefig(path, dpi=130)
 
 
-def energies(path: Path, pairs: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> None:
-    """By run and "before" or "after" training: energies of true pairs, and of pairs with another image's target."""
+def energies(path: Path, pairs: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> None:
+    """By run, and "before" or "after" training: energies of pairs of the "same" image, and of "another" one's."""
     figure = Figure(figsize=(7.5, 2.1 * len(pairs) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(pairs), 2, squeeze=False)
     for row, (name, by_time) in zip(axes, pairs.items(), strict=True):
-        for axis, (when, (true, false)) in zip(row, by_time.items(), strict=True):
-            both = np.concatenate([true, false])
+        for axis, (when, by_kind) in zip(row, by_time.items(), strict=True):
+            both = np.concatenate(list(by_kind.values()))
             span = float(both.min()), float(np.quantile(both, 0.995))
             bins = 40 if span[1] > span[0] else 2
-            axis.hist(true, bins, range=span, alpha=0.6, density=True, label="same image")
-            axis.hist(false, bins, range=span, alpha=0.6, density=True, label="another image")
+            for kind, values in by_kind.items():
+                axis.hist(values, bins, range=span, alpha=0.6, density=True, label=f"{kind} image")
             axis.set_title(f"{name}, {when} training", fontsize=9)
             axis.set_yticks([])
             axis.set_xlabel("energy", fontsize=8)

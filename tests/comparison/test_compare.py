@@ -63,7 +63,12 @@ def test_every_run_gets_figures_a_curve_and_costs_and_slices_change_nothing(tmp_
         }  # fmt: skip
         assert [point["step"] for point in outcome.points] == [0, 5, 10]
         assert outcome.points[-1]["gflops"] == pytest.approx(80 * outcome.gflops_per_image)
-        assert set(outcome.course.energies) == {"auroc_before", "auroc_after"}
+        for when, kinds in outcome.energies.items():
+            pairs = [(s < a) + 0.5 * (s == a) for s in kinds["same"] for a in kinds["another"]]
+            assert len(pairs) == len(kinds["same"]) ** 2 >= 100
+            assert outcome.auroc[when] == pytest.approx(statistics.mean(pairs), abs=1e-3)
+        assert set(outcome.auroc) == {"before", "after"}
+        assert outcome.energies["before"] != outcome.energies["after"]
         for one, other in zip(outcome.figures, again.figures, strict=True):
             assert one["score"]["value"] == other["score"]["value"]
     one, other = (read_method(tmp_path / name / "mae-seed0").state_dict() for name in ("whole", "sliced"))
