@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from openjepa.errors import DataError
 
@@ -39,7 +39,12 @@ class BadImages:
 
     @property
     def num_listed(self) -> int:
-        """Different images that could not be used, as far as this process has seen."""
+        """Different images that could not be used, those of other processes and of the run's earlier parts too."""
+        with (
+            contextlib.suppress(OSError),
+            open(self.path, newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            self._look(file)
         return len(self._listed - {"name"})
 
     def add(self, loaded: Loaded) -> None:
@@ -60,8 +65,7 @@ class BadImages:
 
     def _list(self, bad: list[tuple[str, str]]) -> None:
         with open(self.path, "a+", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            file.seek(self._place)
-            self._listed.update(row[0] for row in csv.reader(file) if row)
+            self._look(file)
             writer = csv.writer(file)
             if file.tell() == 0:
                 writer.writerow(["name", "reason"])
@@ -70,6 +74,12 @@ class BadImages:
             file.flush()
             self._listed.update(new)
             self._place = file.tell()
+
+    def _look(self, file: TextIO) -> None:
+        """Learn the names that are new in the file."""
+        file.seek(self._place)
+        self._listed.update(row[0] for row in csv.reader(file) if row)
+        self._place = file.tell()
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint, as JSON."""

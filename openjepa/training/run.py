@@ -119,7 +119,8 @@ def pretrain(
             is_finished = train(run, None if slice_minutes is None else 60 * slice_minutes)
             if is_finished and world.is_first:
                 export(run, out)
-            conclude(run, out, is_finished)
+            if is_finished or slice_minutes is None or run.is_signalled:  # there is no end of a slice to speak of
+                conclude(run, out, is_finished)
             return result(run, out, is_finished)
     finally:
         if lock is not None:
@@ -191,7 +192,7 @@ def introduce(run: Run, chosen: Path | None) -> None:
         f"{run.world.size} x {run.world.device.type}, {run.workers} loader workers"
     )
     source = run.steps.source
-    if not source.is_sequential and recipe.batch_size > len(source):
+    if chosen is None and not source.is_sequential and recipe.batch_size > len(source):
         run.journal.warn(
             f"{len(source)} images are fewer than a batch of {recipe.batch_size}: each is seen "
             f"{recipe.batch_size / len(source):.0f} times a step. Give more images, or a smaller --batch-size."

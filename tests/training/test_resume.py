@@ -251,3 +251,15 @@ def test_two_at_once_are_refused(tiny: Recipe, images: Path, tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match="another process"):
         pretrain(tiny, str(images), tmp_path / "run", is_quiet=True)
     lock.release()
+
+
+def test_slices_speak_of_bad_images_once(
+    tiny: Recipe, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    next(images.rglob("*.png")).write_bytes(b"rubbish")
+    out, num_slices = tmp_path / "run", 0
+    while not pretrain(tiny, str(images), out, probe_data="none", slice_minutes=1e-9, is_quiet=True).is_finished:
+        num_slices += 1
+    assert num_slices > 1
+    said = capsys.readouterr().err
+    assert said.count("could not be used and were replaced") == 1
