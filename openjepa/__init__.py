@@ -45,7 +45,14 @@ def pretrain(
     changes = {name.replace("__", "."): value for name, value in settings.items()}
     if recipe == auto.NAME:
         lengths = {unit: changes[unit] for unit in ("epochs", "steps", "images", "minutes") if unit in changes}
-        choice = auto.auto_for(data, out, Length(**lengths) if lengths else None, changes.get("speed.device", "auto"))
+        wish = auto.Wish(
+            Length(**lengths) if lengths else None,
+            changes.get("speed.device", "auto"),
+            start=None if start is None else begun_with(recipes.get("ijepa_cifar10_cpu"), start)[0].method.encoder,
+            batch_size=changes.get("batch_size"),
+            channels=len(changes.get("method.encoder.mean", (0, 0, 0))),
+        )
+        choice = auto.auto_for(data, out, wish, changes.get("name", auto.NAME))
         if not is_quiet:
             choice.tell()
         recipe = choice.recipe

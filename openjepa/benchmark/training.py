@@ -35,8 +35,8 @@ def images_per_second(
         loss.backward()
         optimizer.step(0.5, loss)
         method.after_step(0.5)
-        if where.type == "cuda":
-            torch.cuda.synchronize(where)
+        if where.type != "cpu":  # the step has only been asked for
+            torch.accelerator.synchronize(where)
         if step == WARM_UP_STEPS:
             started = time.perf_counter()
         if step > WARM_UP_STEPS and time.perf_counter() - started >= seconds:

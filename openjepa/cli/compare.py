@@ -51,7 +51,7 @@ class Compare:
     data_fractions: tuple[float, ...] = ()
     """Shares of the training images to try."""
     seeds: tuple[int, ...] = (0,)
-    """A run for each; the table gives mean and spread."""
+    """A run for each; the table gives mean and spread over them."""
     epochs: float | None = None
     """Length of every run in passes over the data. Give exactly one of these four."""
     steps: int | None = None
@@ -67,9 +67,9 @@ class Compare:
     patch: int = Backbone.patch
     """Side of a patch in pixels."""
     batch_size: int = Backbone.batch_size
-    """Images a step."""
+    """Images a step. Learning rates stay those of the recipes; try others with --set optim.lr=..."""
     tasks: tuple[str, ...] = TASKS
-    """Probes; depth is added where the data has it."""
+    """Probes; depth is added where the data has it. Given without a name: none, for images without labels."""
     probe_images: int = Probing.most_train
     """Labelled images that the probes learn from, at most."""
     test_images: int = Probing.most_test

@@ -23,7 +23,7 @@ from openjepa.vision.vit import vit
 DEFAULT_RECIPE = auto.NAME
 SHOWN_RECIPE = "ijepa_cifar10_cpu"
 """Whose settings --help shows as defaults where no data is given that `auto` could look at."""
-UNITS: dict[str, type[int] | type[float]] = {"epochs": float, "steps": int, "images": int, "minutes": float}
+UNITS = ("epochs", "steps", "images", "minutes")
 
 
 @dataclass(frozen=True)
@@ -83,43 +83,52 @@ def parse_pretrain(argv: list[str]) -> Pretrain:
     if kind is not None and kind not in MASKINGS:
         raise ConfigError(f"masking = {kind!r}: unknown. {nearest(kind, MASKINGS)}")
     new = None if size is None else vit(size)
-    settings = _chosen(argv) if name == auto.NAME else recipes.get(name)
+    settings = recipes.get(SHOWN_RECIPE if name == auto.NAME else name)
     method = settings.method
     if isinstance(method, FineTuneConfig):
         raise ConfigError(f"recipe = {name!r}: learns from labels. Use `openjepa evaluate ENCODER --tasks finetune`.")
-    if new is not None and name != auto.NAME:
+    if kind is not None and not isinstance(method, (IJEPAConfig, MAEConfig)):
+        raise ConfigError(f"masking = {kind!r}: {name} trains by no masks of this kind. Leave out --masking.")
+    if name == auto.NAME:
+        settings = _chosen(argv, _masked(replace(settings, name=auto.NAME), kind))
+    elif new is not None:
         shape = {name: getattr(new, name) for name in ("width", "depth", "heads", "mlp_ratio")}
-        method = replace(method, encoder=replace(method.encoder, **shape))
-    if kind is not None:
-        if not isinstance(method, (IJEPAConfig, MAEConfig)):
-            raise ConfigError(f"masking = {kind!r}: {name} trains by no masks of this kind. Leave out --masking.")
-        if not isinstance(method.masking, MASKINGS[kind]):  # of the same kind, the recipe's has its settings
-            method = replace(method, masking=MASKINGS[kind]())
-    settings = replace(settings, method=method)
+        settings = replace(settings, method=replace(method, encoder=replace(method.encoder, **shape)))
+    return _parsed(argv, name, _masked(settings, kind))
+
+
+def _parsed(argv: list[str], name: str, settings: Recipe) -> Pretrain:
     default = Pretrain(data=tyro.MISSING, recipe=name, settings=settings)
     return tyro.cli(Pretrain, default=default, args=argv, prog="openjepa pretrain")
 
 
-def _chosen(argv: list[str]) -> Recipe:
-    """What `auto` chooses for what was typed, and says why; a stand-in where only the help is wanted."""
-    data, out = _given(argv, "--data"), _given(argv, "--out") or str(Pretrain.out)
-    if data is None or {"-h", "--help"} & set(argv):
-        return recipes.get(SHOWN_RECIPE)
-    lengths = {unit: _number(_given(argv, f"--{unit}"), kind) for unit, kind in UNITS.items()}
-    length = Length(**{unit: value for unit, value in lengths.items() if value is not None})  # type: ignore[arg-type]
-    if length.given() and length.mistakes():  # told later, with all the others
-        return recipes.get(SHOWN_RECIPE)
-    device = _given(argv, "--speed.device") or "auto"
-    choice = auto.auto_for(data, out, length if length.given() else None, device, _given(argv, "--encoder"))
+def _masked(settings: Recipe, kind: str | None) -> Recipe:
+    """With masks of another kind; of the same kind, the recipe's have its settings."""
+    method = settings.method
+    if kind is None or not isinstance(method, (IJEPAConfig, MAEConfig)) or isinstance(method.masking, MASKINGS[kind]):
+        return settings
+    return replace(settings, method=replace(method, masking=MASKINGS[kind]()))
+
+
+def _chosen(argv: list[str], standin: Recipe) -> Recipe:
+    """What `auto` chooses for what was typed, and says why; `standin` where only the help is wanted."""
+    typed = _parsed(argv, auto.NAME, standin)  # help and mistyped flags end here
+    lengths = {unit: getattr(typed, unit) for unit in UNITS}
+    length = Length(**lengths)
+    if length.given() and (wrong := length.mistakes()):
+        raise ConfigError(wrong)
+    start = begun_with(standin, typed.start)[0].method.encoder if typed.start else None
+    wish = auto.Wish(
+        length if length.given() else None,
+        typed.settings.speed.device,
+        typed.encoder,
+        start,
+        typed.settings.batch_size if _given(argv, "--batch-size") else None,
+        typed.settings.method.encoder.channels,
+    )
+    choice = auto.auto_for(typed.data, typed.out, wish, typed.settings.name)
     choice.tell()
     return choice.recipe
-
-
-def _number(text: str | None, kind: type[int] | type[float]) -> float | None:
-    try:
-        return None if text is None else kind(text)
-    except ValueError:  # tyro says it better
-        return None
 
 
 def _given(argv: list[str], flag: str) -> str | None:

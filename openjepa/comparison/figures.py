@@ -58,29 +58,32 @@ def courses(found: Comparison) -> dict[tuple[str, str], dict[str, list[curves.Li
 def scaling(found: Comparison) -> dict[tuple[str, str], dict[str, list[curves.Line]]]:
     """Panels of final accuracy against parameters, images at hand and arithmetic; empty when sizes are all the same.
 
-    A line joins the runs that differ in what its panel shows, and in the seed: their figures' mean.
+    A line joins the runs that differ in what its panel shows, each a mean over seeds. Where sizes and shares differ,
+    the lines of arithmetic join shares.
     """
     finished = [outcome for outcome in found.outcomes if outcome.figures]
-    sizes, shares = ({getattr(o, name) for o in finished} for name in ("parameters", "fraction"))
-    if len(sizes) < 2 and len(shares) < 2:
+    has_sizes, has_shares = len({o.size for o in finished}) > 1, len({o.fraction for o in finished}) > 1
+    if not (has_sizes or has_shares):
         return {}
-    points: dict[tuple[str, str], dict[str, dict[float, list[float]]]] = {}
+    points: dict[tuple[str, str], dict[str, dict[str, list[tuple[float, float]]]]] = {}
     for o in finished:
-        size = f", {o.parameters / 1e6:.2g} M" if len(sizes) > 1 else ""
-        share = f", {o.fraction:g} of the images" if len(shares) > 1 else ""
-        places = {
-            "parameters (millions)": (o.parameters / 1e6, share),
-            "share of the images": (o.fraction, size),
-            "GFLOP of training": (o.gflops_per_image * o.images, size),
-        }
+        size = f", {o.size}" if has_sizes else ""
+        share = f", {o.fraction:g} of the images" if has_shares else ""
+        places = {"GFLOP of training": (o.gflops_per_image * o.images, size if has_shares else "")}
+        places |= {"parameters (millions)": (o.parameters / 1e6, share)} if has_sizes else {}
+        places |= {"share of the images": (o.fraction, size)} if has_shares else {}
         for figure in o.figures:
             if figure["task"] not in CURVE_TASKS or figure["score"] is None:
                 continue
             label = f"{LABELS[figure['task']]}, {figure['question']} (%)"
             for x, (value, rest) in places.items():
                 line = points.setdefault((x, label), {}).setdefault(o.family + rest, {})
-                line.setdefault(value, []).append(100 * figure["score"]["value"])
+                line.setdefault(o.variant, []).append((value, 100 * figure["score"]["value"]))
     return {
-        panel: {name: [sorted((x, statistics.mean(ys)) for x, ys in line.items())] for name, line in lines.items()}
+        panel: {name: [sorted(_middle(seeds) for seeds in line.values())] for name, line in lines.items()}
         for panel, lines in points.items()
     }
+
+
+def _middle(points: list[tuple[float, float]]) -> tuple[float, float]:
+    return statistics.mean(x for x, _ in points), statistics.mean(y for _, y in points)

@@ -34,7 +34,8 @@ class Outcome:
     name: str
     variant: str
     family: str
-    """As in `Entry`."""
+    size: str
+    """Both as in `Entry`."""
     seed: int
     fraction: float
     batch_size: int

@@ -36,6 +36,8 @@ class Entry:
     """Share of the training images that it sees."""
     family: str = ""
     """What it is, but for seed, encoder size and share: what a line of the scaling plot joins."""
+    size: str = ""
+    """Its encoder size, where sizes are compared."""
 
     @property
     def name(self) -> str:
@@ -83,6 +85,8 @@ def plan(
     if maskings and methods and "ijepa" not in methods:
         wrong.append(sentence("masking", maskings, "are the masks of I-JEPA", "Add ijepa to --methods."))
     wrong += [sentence("data_fraction", x, "must be above 0 and at most 1") for x in fractions if not 0 < x <= 1]
+    wrong += [] if seeds else [sentence("seeds", seeds, "needs one or more", "Such as 0 1 2.")]
+    wrong += [] if points >= 0 else [sentence("points", points, "must be from 0")]
     wrong += [] if methods else [sentence("methods", methods, "needs one or more", f"There are {', '.join(METHODS)}.")]
     sizes = encoders or (backbone.encoder,)
     wrong += length.mistakes()
@@ -92,17 +96,24 @@ def plan(
     if wrong:
         raise ConfigError(wrong)
     entries: dict[str, Entry] = {}
-    changes = _changes(settings, runs)
+    changes, listed = _changes(settings, runs)
     wrong += _nowhere({name for _, change in changes for name in change}, methods)
     axes = (seeds, fractions or (1.0,), sizes, changes, maskings or ("",), methods)
     for seed, fraction, size, (label, change), masking, method in itertools.product(*axes):
         masking = masking if method == "ijepa" else ""  # the masks are I-JEPA's; other methods run once
         own = {name: value for name, value in change.items() if _has(method, name)}
-        recipe = _recipe(method, replace(backbone, encoder=size), masking, own, length, seed, points)
-        told = " ".join(f"{k.split('.')[-1]}={_word(v)}" for k, v in own.items()) if label is None else label
-        scale = [size if encoders else "", f"{fraction:g} of data" if fractions else ""]
-        variant, family = (_words(method, masking, *more, told) for more in (scale, ()))
-        entry = Entry(variant, recipe, fraction, family)
+        family = _words(
+            method, masking, label, *(f"{k.split('.')[-1]}={_word(v)}" for k, v in own.items() if k not in listed)
+        )
+        variant = _words(family, size if encoders else "", f"{fraction:g} of data" if fractions else "")
+        try:
+            recipe = _recipe(method, replace(backbone, encoder=size), masking, own, length, seed, points)
+        except ConfigError as error:  # a setting that these masks, say, do not have
+            wrong += [f"{variant}: {mistake}" for mistake in error.mistakes]
+            continue
+        entry = Entry(variant, recipe, fraction, family, size if encoders else "")
+        if any((other.recipe, other.fraction) == (recipe, fraction) for other in entries.values()):
+            continue  # a method that has none of the settings that differ
         if entries.setdefault(entry.name, entry) != entry:
             wrong.append(sentence("run", entry.name, "is the name of two different runs", "Give each its own."))
         wrong += [f"{entry.variant}: {mistake}" for mistake in recipe.mistakes()]
@@ -112,14 +123,16 @@ def plan(
 
 
 def _nowhere(names: Iterable[str], methods: Sequence[str]) -> list[str]:
-    """A mistake for each setting that none of the methods has."""
+    """Mistakes for each setting that none of the methods has: what each of them says to it."""
     wrong = []
     for name in sorted(names):
-        if not any(_has(method, name) for method in methods):
+        if any(_has(method, name) for method in methods):
+            continue
+        for method in methods:
             try:
-                changed(recipes.get(METHODS[methods[0]]), {_full(name, methods[0]): None})
+                changed(recipes.get(METHODS[method]), {_full(name, method): None})
             except ConfigError as error:
-                wrong += error.mistakes
+                wrong += [f"{method}: {mistake}" if len(methods) > 1 else mistake for mistake in error.mistakes]
     return wrong
 
 
@@ -134,19 +147,22 @@ def _has(method: str, name: str) -> bool:
 
 def _changes(
     settings: Mapping[str, Sequence[Any]] | None, runs: Sequence[str]
-) -> list[tuple[str | None, dict[str, Any]]]:
-    """(words, settings) of each combination, whose words are not known yet, or of each run of the list."""
+) -> tuple[list[tuple[str, dict[str, Any]]], set[str]]:
+    """(name, settings) of each run of the list and each combination, "" without a list; names that the list sets."""
     grid = settings or {}
     combined = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if not runs:
-        return [(None, change) for change in combined]
-    listed: list[tuple[str | None, dict[str, Any]]] = []
+        return [("", change) for change in combined], set()
+    found: list[tuple[str, dict[str, Any]]] = []
+    listed: set[str] = set()
     for run in runs:
         name, is_given, rest = run.partition(":")
         if not is_given:
             raise ConfigError(sentence("run", run, "must be 'name: setting=value ...'"))
-        listed += [(name.strip(), {**change, **settings_from(rest.split())}) for change in combined]
-    return listed
+        own = settings_from(rest.split())
+        listed |= set(own)
+        found += [(name.strip(), {**change, **own}) for change in combined]
+    return found, listed
 
 
 def _words(*words: str) -> str:
@@ -203,6 +219,10 @@ def values_from(texts: Sequence[str]) -> dict[str, list[Any]]:
         name, is_given, values = text.partition("=")
         if not is_given or not values:
             raise ConfigError(sentence("set", text, "must be name=value,value,...", "Such as predictor.depth=2,4."))
+        if name in found:
+            raise ConfigError(
+                sentence("set", text, f"{name} is given twice", "Give all its values at once, with commas.")
+            )
         found[name] = [settings_from([f"{name}={value}"])[name] for value in _split(values)]
     return found
 

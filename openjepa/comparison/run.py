@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -23,7 +24,8 @@ from openjepa.comparison.terms import CURVE_TASKS, CURVE_TEST, CURVE_TRAIN, DENS
 from openjepa.config import to_dict
 from openjepa.data.source import Source
 from openjepa.distributed import pick_device
-from openjepa.errors import ConfigError, TrainingError
+from openjepa.errors import CheckpointError, ConfigError, DataError, TrainingError
+from openjepa.evaluation.record import Evaluation
 from openjepa.journal import METRICS
 from openjepa.measure.spectrum import auroc
 from openjepa.methods import build
@@ -31,11 +33,13 @@ from openjepa.randomness import initial_weights
 from openjepa.training.checkpoints import Checkpoints
 from openjepa.training.health import Health
 from openjepa.training.recipe import Recipe
-from openjepa.training.run import pretrain
+from openjepa.training.run import pretrain, write_document
 from openjepa.training.saved import read_method
 from openjepa.vision.encoder import Encoder
 from openjepa.vision.vit import ViTConfig
 
+FAILURES = (TrainingError, DataError, CheckpointError, MemoryError, torch.OutOfMemoryError)
+"""What ends one run, and not the others: it diverged, its data went away, or memory or disk were not enough."""
 PAIRS = 256
 """Images held out whose energies are compared."""
 STATUS = "comparison.json"
@@ -59,10 +63,13 @@ def compare(
     they can be seen before anything is trained.
     """
     probing, out = probing or Probing(), Path(out)
+    if wrong := probing.mistakes():
+        raise ConfigError(wrong)
     train, held_out = sets(data, test)
     few = some(train, CURVE_TRAIN), some(held_out, CURVE_TEST)
     many = some(train, probing.most_train), some(held_out, probing.most_test)
-    tasks = [*probing.tasks, *([DENSE] if all(DENSE in each.dense_names for each in many) else [])]
+    dense = [DENSE] if all(DENSE in each.dense_names for each in many) else []
+    tasks = list(dict.fromkeys([*probing.tasks, *dense]))
     check(entries, tasks, train, many, out, probing.cache)
     courses = {entry.name: _read(out / entry.name) for entry in entries}
     with _bars(is_quiet) as bars:
@@ -78,7 +85,7 @@ def compare(
             if outcome.course.status == "finished":
                 _measure(found, outcome, entry, out / entry.name, probing, tasks, few, many, controls)
                 _compare_energies(outcome, entry.recipe, out / entry.name, held_out)
-            (out / RESULTS).write_text(json.dumps(found.document(), indent=1) + "\n")
+            write_document(out / RESULTS, found.document())
             bars.advance(line)
     return found
 
@@ -125,8 +132,9 @@ def _slice(entry: Entry, course: Course, train: Source, directory: Path, slice_m
         result = pretrain(
             entry.recipe, source, directory, probe_data="none", slice_minutes=slice_minutes, is_quiet=True
         )
-    except TrainingError as error:  # it diverged: a result, and not the end of the comparison
-        course.status, course.reason, course.verdict = "failed", str(error), "diverged"
+    except FAILURES as error:  # a result, and not the end of the comparison
+        course.status, course.reason = "failed", str(error)
+        course.verdict = "diverged" if isinstance(error, TrainingError) else "failed"
         course.step, course.seconds = _last(directory)
     except ConfigError as error:  # too short for ten steps, which a run in minutes knows when it has begun
         raise ConfigError([f"{entry.variant}: {mistake}" for mistake in error.mistakes]) from None
@@ -138,7 +146,7 @@ def _slice(entry: Entry, course: Course, train: Source, directory: Path, slice_m
     if peak is not None:
         course.peak_mib = max(peak, course.peak_mib or 0.0)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / STATUS).write_text(json.dumps(asdict(course), indent=1) + "\n")
+    write_document(directory / STATUS, asdict(course))
     return course.is_going and result.is_signalled
 
 
@@ -160,8 +168,8 @@ def _described(entry: Entry, course: Course) -> Outcome:
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build(entry.recipe.method).encoder.parameters())
     return Outcome(
-        entry.name, entry.variant, entry.family, entry.recipe.seed, entry.fraction, entry.recipe.batch_size, parameters,
-        gflops_per_image(entry.recipe), course, recipe=to_dict(entry.recipe),
+        entry.name, entry.variant, entry.family, entry.size, entry.recipe.seed, entry.fraction,
+        entry.recipe.batch_size, parameters, gflops_per_image(entry.recipe), course, recipe=to_dict(entry.recipe),
     )  # fmt: skip
 
 
@@ -183,7 +191,8 @@ def _measure(
     own = controls[entry.recipe.method.encoder]
     known = {(control["row"], control["seed"]) for control in found.controls}
     has_controls = (own, seed) not in known
-    measured = probing.measure(method.encoder, *many, tasks, has_controls=has_controls, name=outcome.name, seed=seed)
+    more: dict[str, Any] = {"has_controls": has_controls, "name": outcome.name, "seed": seed}
+    measured = probing.measure(method.encoder, *many, tasks, **more) if tasks else Evaluation(outcome.name)
     for figure in measured.document()["figures"]:
         name = {"untrained": own}.get(figure["row"], figure["row"])
         if figure["row"] == "encoder":

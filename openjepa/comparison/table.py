@@ -37,10 +37,16 @@ def cells(found: Comparison) -> list[list[str]]:
         line += [_figure([f for f in here if f["row"] == control]) for control in controls]
         for variant in variants:
             own = [figure for outcome in _of(found, variant) for figure in outcome.figures]
-            line.append(_figure([f for f in own if (f["task"], f["question"]) == (task, question)]))
+            line.append(
+                _figure([f for f in own if (f["task"], f["question"]) == (task, question)], len(_of(found, variant)))
+            )
         lines.append(line)
     for name, say in COSTS.items():
-        lines.append([name, *[""] * len(controls), *(say(_of(found, variant)) for variant in variants)])
+        each = [_of(found, variant) for variant in variants]
+        # what a run cost that did not get to its end says nothing, unless none of its seeds did
+        done = [[o for o in outcomes if o.course.status == "finished"] or outcomes for outcomes in each]
+        counted = each if name == "verdict" else done
+        lines.append([name, *[""] * len(controls), *(say(outcomes) for outcomes in counted)])
     return lines
 
 
@@ -123,8 +129,8 @@ def _of(found: Comparison, variant: str) -> list[Outcome]:
     return [outcome for outcome in found.outcomes if outcome.variant == variant]
 
 
-def _figure(same: Sequence[dict[str, Any]]) -> str:
-    """One figure and half of its interval, or the mean and spread of several seeds."""
+def _figure(same: Sequence[dict[str, Any]], num_seeds: int = 1) -> str:
+    """One figure and half of its interval, or the mean and spread of several seeds; the one that is left of them."""
     scores = [figure["score"] for figure in same if figure["score"]]
     if not scores:
         return "none" if same else ""
@@ -132,6 +138,8 @@ def _figure(same: Sequence[dict[str, Any]]) -> str:
     values = [scale * score["value"] for score in scores]
     if len(values) > 1:
         return f"{statistics.mean(values):.{digits}f} +- {statistics.stdev(values):.{digits}f}"
+    if num_seeds > 1:
+        return f"{values[0]:.{digits}f} (1 of {num_seeds} seeds)"
     half = scale * (scores[0]["high"] - scores[0]["low"]) / 2
     return f"{values[0]:.{digits}f} +- {half:.{digits}f}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from openjepa.data.source import Source, open_source
 from openjepa.errors import ConfigError, DataError, sentence
 from openjepa.evaluation.record import Evaluation
 from openjepa.evaluation.run import CACHE, cache_folder, evaluate
-from openjepa.evaluation.sets import ImageSet
+from openjepa.evaluation.sets import FEWEST, ImageSet
 from openjepa.evaluation.task import pick
 from openjepa.randomness import generator
 from openjepa.training.progress import plan as length
@@ -43,6 +44,11 @@ class Probing:
     device: str = "auto"
     workers: int | None = None
 
+    def mistakes(self) -> list[str]:
+        """Every setting that cannot be used, as sentences."""
+        counts = {"probe_images": self.most_train, "test_images": self.most_test}
+        return [sentence(name, given, f"must be from {FEWEST}") for name, given in counts.items() if given < FEWEST]
+
     def measure(self, encoder: Encoder, train: Source, test: Source, tasks: Sequence[str], **more: Any) -> Evaluation:
         """Figures of an encoder on two sets."""
         return evaluate(
@@ -59,13 +65,11 @@ def check(
     cache: str | Path | None,
 ) -> None:
     """ConfigError or DataError for what would come out after hours: tasks, labels, lengths, other runs in `out`."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError("compare runs in one process, one run at a time. Start it without torchrun.")
     cache_folder(cache)
-    labelled = ImageSet(many[0], "data"), ImageSet(many[1], "test")
-    mute = [task.name for task in pick(list(tasks)) if not task.questions(*labelled)]
-    if mute:
-        rule = f"have no answers for {', '.join(mute)}"
-        remedy = "Give class folders, a label column or a set with maps, or other --tasks."
-        raise DataError(sentence("data and test", f"{many[0].identity}, {many[1].identity}", rule, remedy))
+    if tasks:
+        refuse_unanswered(tasks, many)
     wrong = []
     for entry in entries:
         seen = share(train, entry.fraction)
@@ -77,6 +81,16 @@ def check(
             wrong += [f"{entry.variant}: {mistake}" for mistake in error.mistakes]
     if wrong:
         raise ConfigError(wrong)
+
+
+def refuse_unanswered(tasks: Sequence[str], many: tuple[Source, Source]) -> None:
+    """DataError where a task asks what the sets do not answer."""
+    labelled = ImageSet(many[0], "data"), ImageSet(many[1], "test")
+    mute = [task.name for task in pick(list(tasks)) if not task.questions(*labelled)]
+    if mute:
+        rule = f"have no answers for {', '.join(mute)}"
+        remedy = "Give class folders, a label column or a set with maps, or other --tasks (none after it: no probes)."
+        raise DataError(sentence("data and test", f"{many[0].identity}, {many[1].identity}", rule, remedy))
 
 
 def sets(data: str | Source, test: str | Source | None) -> tuple[Source, Source]:

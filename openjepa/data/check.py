@@ -11,6 +11,7 @@ from openjepa.errors import DataError, sentence
 
 CHECKED = 16
 """Images tried."""
+CHECKED_OF_STREAM = 4
 
 
 def check(source: Source, channels: int) -> tuple[list[tuple[str, str]], int]:
@@ -19,28 +20,21 @@ def check(source: Source, channels: int) -> tuple[list[tuple[str, str]], int]:
     Returns (name, reason) of those that cannot, and how many were tried.
     """
     images, bad = _sample(source, channels)
-    if not images:
-        rule = f"none of {len(bad)} images tried can be used: {examples(bad)}"
-        raise DataError(sentence("data", source.identity, rule))
     if len(images) > 1 and all((image == image[:1, :1]).all() for image in images):
         rule = f"each of {len(images)} images tried is of one colour: there is nothing to predict in them"
-        raise DataError(sentence("data", source.identity, rule))
+        raise DataError(sentence("data", source.identity, rule, "Look at some of them."))
     return bad, len(images) + len(bad)
 
 
-def sides(source: Source) -> list[tuple[int, int]]:
+def sides(source: Source, channels: int = 3) -> list[tuple[int, int]]:
     """(height, width) of a few images spread over the source; DataError when none of them can be used."""
-    images, bad = _sample(source, 3)
-    if not images:
-        rule = f"none of {len(bad)} images tried can be used: {examples(bad)}"
-        raise DataError(sentence("data", source.identity, rule))
-    return [image.shape[:2] for image in images]
+    return [image.shape[:2] for image in _sample(source, channels)[0]]
 
 
 def _sample(source: Source, channels: int) -> tuple[list[np.ndarray], list[tuple[str, str]]]:
     """A few images spread over the source, decoded; (name, reason) of those among them that cannot be used.
 
-    Of a stream, which is read from its start again, the first that can be.
+    Of a stream, which is read from its start again, the first few that can be. DataError when there are none.
     """
     if source.is_sequential:
         indices = list(range(CHECKED))
@@ -53,6 +47,10 @@ def _sample(source: Source, channels: int) -> tuple[list[np.ndarray], list[tuple
     for index in indices:
         found = read(source, index, channels, None, bad)
         images += [] if found is None else [found[1]]
-        if images and source.is_sequential:
+        if source.is_sequential and len(images) == CHECKED_OF_STREAM:
             break
-    return images, bad
+    if images:
+        return images, bad
+    rule = f"none of {len(bad)} images tried can be used: {examples(bad)}"
+    remedy = "Images of other than 3 channels need --method.encoder.mean and --method.encoder.std, a number a channel."
+    raise DataError(sentence("data", source.identity, rule, remedy if any("channels" in why for _, why in bad) else ""))

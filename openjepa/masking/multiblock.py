@@ -2,7 +2,7 @@
 
 Departs from the released sampler, whose biases `Official` keeps: each block of each image has a
 scale, an aspect and a position of its own, all independent; no row or column is left out; no
-context is cut to the shortest of the batch.
+context is cut to the shortest of the batch, unless asked for.
 """
 
 from __future__ import annotations

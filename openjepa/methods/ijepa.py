@@ -1,7 +1,7 @@
 """I-JEPA: predict the representations of target blocks from one context block (arXiv 2301.08243, section 3).
 
 Follows the paper; where the released code departs from it, the paper's intent is the default and the released way a
-setting. Ours besides: an optional anti-collapse term on the pooled context, several mask draws a target pass. A block
+setting. Ours besides: an optional anti-collapse term, several mask draws a target pass. A block
 counts the same whatever its size: its energy is a mean over patches and features, where the paper writes a sum.
 """
 
@@ -80,9 +80,11 @@ class IJEPAConfig(MethodConfig):
             wrong.append(sentence("momentum", self.momentum, "must both be in [0, 1]"))
         if not all(0 <= w < float("inf") for w in self.regulariser_weight):
             wrong.append(sentence("regulariser_weight", self.regulariser_weight, "must be from 0"))
-        if self.regulariser_on == "tokens" and getattr(self.masking, "context", "fixed") == "all":
-            rule = "needs equally many context patches for every image"
-            wrong.append(sentence("regulariser_on", "tokens", rule, "Set masking.context to fixed."))
+        is_even = isinstance(self.masking, Random) or getattr(self.masking, "context", "") == "fixed"
+        if self.regulariser_on == "tokens" and not is_even:
+            rule = "needs as many context patches for every image, whatever the process"
+            remedy = "Take --masking multiblock with masking.context = fixed, or --masking random."
+            wrong.append(sentence("regulariser_on", "tokens", rule, remedy))
         if self.encoder.has_cls:
             wrong.append(sentence("encoder.has_cls", True, "I-JEPA has no class token", "Leave it off."))
         return wrong

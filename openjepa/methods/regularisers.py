@@ -1,4 +1,4 @@
-"""Anti-collapse terms on pooled representations: variance-covariance and SIGReg.
+"""Anti-collapse terms on rows of representations: variance-covariance and SIGReg.
 
 Not in the I-JEPA paper: C-JEPA (arXiv 2410.19560) adds VICReg's terms (arXiv 2105.04906), LeJEPA (arXiv 2511.08544)
 SIGReg. Both are statistics of the batch, so under many processes they take the rows of all ranks.

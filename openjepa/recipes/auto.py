@@ -1,10 +1,12 @@
 """`auto`: a recipe for images that nobody has tuned for, from their size and number, the device and the budget.
 
-Speeds are measured on the machine, in a few seconds. What the rules rest on is in LOG.md and results/recipes.
+Speeds are measured on the machine, in a few seconds. The limits below are first guesses, set beside runs on images of
+32 pixels on a CPU (LOG.md).
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,14 +17,16 @@ from openjepa import distributed, storage
 from openjepa.benchmark.training import images_per_second
 from openjepa.config import from_dict
 from openjepa.data.check import sides
+from openjepa.data.loader import Steps, num_workers
 from openjepa.data.source import Source, open_source
 from openjepa.errors import ConfigError, DataError, sentence
+from openjepa.methods import build
 from openjepa.methods.ijepa import IJEPAConfig
 from openjepa.recipes.ijepa import ijepa_cifar10_cpu
 from openjepa.training.checkpoints import Checkpoints
 from openjepa.training.recipe import Length, Recipe
 from openjepa.vision.predictor import PredictorConfig
-from openjepa.vision.vit import vit
+from openjepa.vision.vit import ViTConfig, vit
 
 NAME = "auto"
 DEFAULT_LENGTH = Length(minutes=30)
@@ -33,15 +37,32 @@ GRIDS = (8, 7, 9)
 LARGEST_SIDE = {"cpu": 96, "mps": 128, "cuda": 128}
 """Pixels; larger images are shrunk. More pixels a patch cost next to nothing, but small things should not fill it."""
 WORTHWHILE = {"pico": 0, "nano": 250_000, "micro": 2_000_000, "small": 20_000_000}
-"""Encoder sizes, and the images that a run must see before one beats the next smaller."""
+"""Encoder sizes, and the images that a run should see before one is taken in place of the next smaller."""
 SPEED_LEFT = 0.85
-"""Of the measured speed, when images are loaded and the run is judged too."""
+"""Of the measured speed, when the run is judged too."""
 MEASURED_S = 1.0
 STEPS = 1_200
 """Steps that a run should have, before its batches grow."""
 BATCHES = (64, 128, 256)
 STEPS_BATCH = 128
 """Images a step, where the length is in steps."""
+START_LR = 0.1
+"""Of the learning rate from scratch, where a run begins with given weights."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for beside the images."""
+
+    length: Length | None = None
+    """30 minutes by default."""
+    device: str = "auto"
+    encoder: str | None = None
+    """A size that is wanted whatever the rules say."""
+    start: ViTConfig | None = None
+    """The shape of the encoder that the run begins with."""
+    batch_size: int | None = None
+    channels: int = 3
 
 
 @dataclass(frozen=True)
@@ -58,107 +79,147 @@ class Choice:
                 Console(highlight=False).print(f"{NAME}: {reason}", markup=False, soft_wrap=True)
 
 
-def auto(source: Source, length: Length | None = None, device: str = "auto", encoder: str | None = None) -> Choice:
+def auto(source: Source, wish: Wish | None = None) -> Choice:
     """I-JEPA on images that nobody has tuned for; what `openjepa pretrain` does without --recipe.
 
     Crops, patches, encoder, batch and learning rate follow from the images, the device and the length (30 minutes
-    by default). `encoder`: a size that is wanted whatever the rules say. DataError where there are too few images, or
-    none that can be used.
+    by default). DataError where there are too few images, or none that can be used.
 
     Command: openjepa pretrain photos/ --minutes 30
     Hardware: what is there.
     Time: as given.
-    To reach: see results/recipes.
+    To reach: more than the untrained encoder.
     """
-    length = length or DEFAULT_LENGTH
+    wish = wish or Wish()
+    length = wish.length or DEFAULT_LENGTH
     if wrong := length.mistakes():
         raise ConfigError(wrong)
     count = None if source.is_sequential else len(source)
     if count is not None and count < FEWEST_IMAGES:
         rule = f"{count} images are too few to learn from; auto needs {FEWEST_IMAGES}"
         raise DataError(sentence("data", source.identity, rule, "Name a --recipe to go on regardless."))
-    world = distributed.start(device)
+    if count is None and length.epochs:
+        rule = "a stream has no known number of images"
+        raise ConfigError(sentence("epochs", length.epochs, rule, "Give --images, --steps or --minutes."))
+    shapes = sides(source, wish.channels)
+    world = distributed.start(wish.device)
     kind = world.device.type
-    shapes = sides(source)
-    side = int(np.median([min(shape) for shape in shapes]))
-    size, patch = crop(side, kind)
-    wide, high = np.median([w for _, w in shapes]), np.median([h for h, _ in shapes])
+    high, wide = (int(np.median(each)) for each in zip(*shapes, strict=True))
     many = "a stream of images" if count is None else f"{count:,} images"
-    reasons = [
-        f"{many}, mostly {wide:.0f} x {high:.0f}: crops of {size} pixels in patches of {patch}, "
-        f"{size // patch} x {size // patch} of them"
-    ]
-    chosen, images, why = chosen_encoder(length, count, size, patch, kind, device, encoder)
-    batch_size = next((b for b in reversed(BATCHES) if images >= STEPS * b), BATCHES[0])
-    if length.steps is not None:
-        batch_size = STEPS_BATCH
-    recipe = changed_base(chosen, size, patch, batch_size, length, device)
-    reasons += [
-        why,
-        f"batches of {batch_size}: about {images / batch_size:,.0f} steps; learning rate {recipe.optim.lr:.2g}",
-    ]
+    if wish.start is None:
+        side = int(np.median([min(shape) for shape in shapes]))
+        candidates = {
+            size: vit(size, *crop(side, kind, source.identity))
+            for size in ([wish.encoder] if wish.encoder else WORTHWHILE)
+        }
+    else:
+        candidates = {"of --start": wish.start}
+    chosen, seen, why = chosen_encoder(candidates, source, length, world, wish)
+    shape = candidates[chosen]
+    patches = f"{shape.grid[1]} x {shape.grid[0]} patches of {shape.patch}"
+    reasons = [f"{many}, mostly {wide} x {high}: crops of {shape.image_size[1]} pixels, {patches}", why]
+    batch_size = wish.batch_size or batch_for(length, seen, world.size)
+    recipe = shaped(shape, batch_size, length, wish)
+    reasons.append(
+        f"batches of {batch_size}: about {seen / batch_size:,.0f} steps; learning rate {recipe.optim.lr:.2g}"
+    )
     return Choice(recipe, tuple(reasons))
 
 
-def crop(side: int, kind: str) -> tuple[int, int]:
+def crop(side: int, kind: str, name: str) -> tuple[int, int]:
     """Side of the crops and of a patch, for images of `side` pixels on a kind of device."""
     side = min(side, LARGEST_SIDE[kind])
     if side < min(GRIDS):
-        rule = f"images of {side} pixels are too small to cut into patches; at least {min(GRIDS)} are needed"
-        raise DataError(sentence("data", side, rule))
+        rule = f"images of {side} pixels are too small to cut into patches; {min(GRIDS)} are needed"
+        raise DataError(sentence("data", name, rule, "Give larger images."))
     grid = max(GRIDS, key=lambda grid: (side // grid * grid, -GRIDS.index(grid)))
     patch = side // grid
     return grid * patch, patch
 
 
 def chosen_encoder(
-    length: Length, count: int | None, size: int, patch: int, kind: str, device: str, wanted: str | None
+    candidates: dict[str, ViTConfig], source: Source, length: Length, world: distributed.World, wish: Wish
 ) -> tuple[str, float, str]:
     """Name of the encoder, images that the run will see, and why."""
-    names = [wanted] if wanted else list(WORTHWHILE)
     ((unit, value),) = length.given().items()
-    seen = {"images": value, "steps": value * STEPS_BATCH, "epochs": value * (count or 0)}.get(unit)
-    found, images, speed = names[0], seen or 0.0, 0.0
-    for name in names:
+    first = next(iter(candidates))
+    found, seen, pace = first, 0.0, ""
+    for name, shape in candidates.items():
         if unit == "minutes":
-            recipe = changed_base(name, size, patch, BATCHES[0], length, device)
-            here = images_per_second(recipe.method, recipe.optim, recipe.batch_size, MEASURED_S, device)
-            here = distributed.agree_max(here)  # all processes must choose alike
-            seen = here * SPEED_LEFT * 60 * value
+            speed = measured(shape, source, world, wish)
+            images, here = speed * SPEED_LEFT * 60 * value, f"{speed:,.0f} images/s here, so "
         else:
-            here = 0.0
-        assert seen is not None
-        if name != names[0] and seen < WORTHWHILE[name]:
+            batch_size = wish.batch_size or STEPS_BATCH
+            each = {"images": 1, "steps": batch_size, "epochs": 0 if source.is_sequential else len(source)}[unit]
+            images, here = value * each, ""
+        if name != first and images < WORTHWHILE[name]:
             break
-        found, images, speed = name, seen, here
-    passes = f", {images / count:,.1f} times each" if count else ""
-    pace = f"{speed:,.0f} images/s on this {kind.upper()}, so " if speed else ""
-    return found, images, f"encoder {found}: {pace}about {images:,.0f} images in {value:g} {unit}{passes}"
+        found, seen, pace = name, images, here
+    passes = "" if source.is_sequential else f", {seen / len(source):,.1f} times each"
+    return found, seen, f"encoder {found}: {pace}about {seen:,.0f} images in {value:g} {unit}{passes}"
 
 
-def changed_base(encoder: str, size: int, patch: int, batch_size: int, length: Length, device: str) -> Recipe:
-    """The recipe for small images, for another shape and batch."""
+def measured(shape: ViTConfig, source: Source, world: distributed.World, wish: Wish) -> float:
+    """Images a second of all processes: of training steps or of loading, whichever is slower."""
+    recipe = shaped(shape, BATCHES[0], DEFAULT_LENGTH, wish)
+    # without the term that looks over all processes: each measures for itself
+    assert isinstance(recipe.method, IJEPAConfig)
+    method = replace(recipe.method, regulariser="none")
+    batch_size = BATCHES[0] if world.device.type == "cuda" else BATCHES[0] // 4
+    training = images_per_second(method, recipe.optim, batch_size, MEASURED_S, str(world.device))
+    steps = Steps(source, build(method).views, seed=0, batch_size=BATCHES[0] // 4)
+    started = time.perf_counter()
+    steps[0]
+    loading = BATCHES[0] // 4 * max(1, num_workers(None)) / (time.perf_counter() - started)
+    slowest = -distributed.agree_max(-min(training, loading))  # all choose alike, and wait for the last
+    return slowest * world.size
+
+
+def batch_for(length: Length, seen: float, num_processes: int) -> int:
+    """Images a step: more where there are steps enough, and a number that the processes can share."""
+    batch_size = next((b for b in reversed(BATCHES) if seen >= STEPS * b), BATCHES[0])
+    batch_size = STEPS_BATCH if length.steps else batch_size
+    return -(-batch_size // num_processes) * num_processes
+
+
+def shaped(shape: ViTConfig, batch_size: int, length: Length, wish: Wish) -> Recipe:
+    """The recipe for small images, for another encoder and batch."""
     base = ijepa_cifar10_cpu()
     assert isinstance(base.method, IJEPAConfig)
-    shape = vit(encoder, size, patch)
-    width = max(64, shape.width // 2)
+    shape = replace(shape, init=base.method.encoder.init)
+    if wish.channels != shape.channels:  # their statistics are flags, without which other channels are not read
+        shape = replace(shape, mean=(0.5,) * wish.channels, std=(0.25,) * wish.channels)
+    width = min(384, max(64, shape.width // 2 // 32 * 32))
     method = replace(base.method, encoder=shape, predictor=PredictorConfig(width=width, depth=2, heads=width // 32))
     lr = base.optim.lr * (batch_size / base.batch_size) ** 0.5  # Adam: by the root of the batch
+    lr *= 1.0 if wish.start is None else START_LR
     return replace(
-        base, name=NAME, method=method, optim=replace(base.optim, lr=lr), length=length, batch_size=batch_size,
-        speed=replace(base.speed, device=device),
+        base, name=NAME, method=method, optim=replace(base.optim, lr=lr, lr_start=min(base.optim.lr_start, lr)),
+        length=length, batch_size=batch_size, speed=replace(base.speed, device=wish.device),
     )  # fmt: skip
 
 
-def auto_for(
-    data: str | Source, out: str | Path, length: Length | None, device: str = "auto", encoder: str | None = None
-) -> Choice:
-    """What `auto` chooses for `data`; what it chose, where `out` holds a run of it."""
+def auto_for(data: str | Source, out: str | Path, wish: Wish, name: str = NAME) -> Choice:
+    """What `auto` chooses for `data`; what it chose before, where `out` holds a run of it, called `name` perhaps.
+
+    ConfigError where that run has another encoder than the one asked for.
+    """
     out = Path(out)
     if Checkpoints(out / "checkpoints", 1).names():
         before = storage.read_document(out, "recipe")["recipe"]
-        if before["name"] == NAME:
-            recipe = from_dict(Recipe, before)
-            if length is None or length == recipe.length:
-                return Choice(recipe, (f"as chosen when the run in {out} began",))
-    return auto(open_source(data) if isinstance(data, str) else data, length, device, encoder)
+        if before["name"] in (NAME, name) and before["method"]["kind"] == IJEPAConfig.__name__:
+            return resumed(from_dict(Recipe, before), out, wish)
+    return auto(open_source(data) if isinstance(data, str) else data, wish)
+
+
+def resumed(recipe: Recipe, out: Path, wish: Wish) -> Choice:
+    """The recipe of a run that goes on, with the length and the device that are asked for now."""
+    shape = recipe.method.encoder
+    if wish.encoder is not None:
+        there, asked = ((each.width, each.depth, each.heads) for each in (shape, vit(wish.encoder)))
+        if there != asked:
+            rule = f"the run in {out} has an encoder of width, depth, heads {there}; this size has {asked}"
+            raise ConfigError(sentence("encoder", wish.encoder, rule, "Leave it out, or take another --out."))
+    speed = replace(recipe.speed, device=wish.device)
+    recipe = replace(recipe, speed=speed, length=wish.length or recipe.length)
+    return Choice(recipe, (f"as chosen when the run in {out} began",))

@@ -20,9 +20,8 @@ def ibot_cifar10_cpu() -> Recipe:
         --recipe ibot_cifar10_cpu
     Hardware: two CPU cores.
     Time: 60 minutes; --minutes 10 for a look.
-    To reach: not measured at this length. Departs from the paper in what small budgets need: running means leave the
-        prototypes sharing every image evenly for longer than such a run lasts, so they are balanced by Sinkhorn's
-        iteration; and class tokens of a small initialisation differ too little, so it is Xavier's (LOG.md).
+    To reach: not measured at this length. Departs from the paper in centres by Sinkhorn's iteration and Xavier's
+        initialisation: in runs of a few minutes running means left all prototypes alike for every image (LOG.md).
     """
     radius = (0.1, 0.5)  # the published 0.1 to 2.0 is for images seven times as wide
     return Recipe(

@@ -145,8 +145,8 @@ class Recipe:
     batch_size: int = 256
     """Images a step, over all processes."""
     micro_batch: int | None = None
-    """Images a forward pass on each process; gradients add up to the batch. A regulariser's statistics
-    are then those of the micro-batch."""
+    """Images a forward pass on each process; gradients add up to the batch. Statistics of a batch
+    (a regulariser's, Sinkhorn's) are then those of the micro-batch."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Arithmetic of the forward pass; auto is bfloat16 on CUDA devices that have it, else float32."""
     seed: int = 0

@@ -15,7 +15,9 @@ import torch
 from rich.console import Console
 
 from openjepa import cli
+from openjepa.comparison import run
 from openjepa.comparison.cost import gflops_per_image
+from openjepa.comparison.figures import draw
 from openjepa.comparison.plan import Backbone, on, plan
 from openjepa.comparison.run import compare
 from openjepa.comparison.table import cells, show
@@ -29,6 +31,7 @@ from openjepa.vision.vit import ViTConfig
 from tests.training.conftest import make_images
 
 SMALL = Backbone("pico", 16, 4, 8)
+NO_PROBES = Probing((), cache=None, device="cpu", workers=0)
 PROBING = Probing(("knn", "linear"), cache=None, device="cpu", workers=0)
 
 
@@ -37,8 +40,8 @@ def no_patience_with_locks(monkeypatch):
     monkeypatch.setattr("openjepa.training.checkpoints.LOCK_PATIENCE_S", 0.0)
 
 
-def entries(methods=("ijepa", "mae"), steps=10, length=None, **more):
-    found = plan(methods, length or Length(steps=steps), SMALL, points=2, **more)
+def entries(methods=("ijepa", "mae"), steps=10, length=None, points=2, **more):
+    found = plan(methods, length or Length(steps=steps), SMALL, points=points, **more)
     quick = Speed(device="cpu", workers=0)
     watch = Watch(probes=2, health_images=16, log_every=4)
     shape = ViTConfig(image_size=(16, 16), patch=4, width=16, depth=2, heads=2)
@@ -96,6 +99,71 @@ def test_a_run_that_diverges_is_an_outcome(tmp_path):
     (verdict,) = [line for line in cells(found) if line[0] == "verdict"]
     assert verdict[-1] == "diverged (1 of 1 failed)"
     assert bad.figures == []
+
+
+def test_runs_take_turns(tmp_path, monkeypatch):
+    real, order = run._slice, []
+
+    def one_slice(entry, *args):
+        order.append(entry.variant)
+        return real(entry, *args)
+
+    monkeypatch.setattr(run, "_slice", one_slice)
+    compare(entries(), str(make_images(tmp_path)), None, tmp_path / "out", probing=NO_PROBES, slice_minutes=1e-9)
+    assert order == ["ijepa", "mae"] * 10
+
+
+@pytest.mark.parametrize(
+    "error", [DataError("the disk is gone"), torch.OutOfMemoryError("too large"), MemoryError("no")]
+)
+def test_what_ends_one_run_leaves_the_others(tmp_path, monkeypatch, error):
+    real = run.pretrain
+
+    def pretrain(recipe, *args, **kwargs):
+        if recipe.name == "mae":
+            raise error
+        return real(recipe, *args, **kwargs)
+
+    monkeypatch.setattr(run, "pretrain", pretrain)
+    images, probing = str(make_images(tmp_path)), replace(PROBING, tasks=("knn",))
+    found = compare(entries(), images, None, tmp_path / "out", probing=probing, is_quiet=True)
+    assert [outcome.course.status for outcome in found.outcomes] == ["finished", "failed"]
+    assert found.outcomes[0].figures
+    assert found.outcomes[1].course.reason == str(error)
+    monkeypatch.setattr(run, "pretrain", real)
+    found = compare(entries(), images, None, tmp_path / "out", probing=probing, is_quiet=True)
+    assert [outcome.course.status for outcome in found.outcomes] == ["finished", "finished"]
+
+
+def test_without_tasks_and_points_there_are_costs_and_energies(tmp_path):
+    images = str(make_images(tmp_path) / "dark")  # no labels
+    entry = replace(entries(("ijepa",))[0])
+    entry = replace(entry, recipe=replace(entry.recipe, keep=replace(entry.recipe.keep, milestones=0)))
+    found = compare([entry], images, None, tmp_path / "out", probing=NO_PROBES, is_quiet=True)
+    (outcome,) = found.outcomes
+    assert (outcome.figures, outcome.points, found.controls) == ([], [], [])
+    assert outcome.auroc
+    assert outcome.course.peak_mib
+    draw(found, tmp_path / "out")
+    assert (tmp_path / "out" / "energies.png").exists()
+    assert not (tmp_path / "out" / "figures.png").exists()
+    assert cells(found)[0] == ["", "ijepa"]
+
+
+def test_probes_learn_from_as_many_images_as_asked(tmp_path):
+    images = str(make_images(tmp_path))
+    probing = replace(PROBING, tasks=("knn",), most_train=20, most_test=10)
+    found = compare(entries(("mae",), points=0), images, None, tmp_path / "out", probing=probing, is_quiet=True)
+    value = found.outcomes[0].figures[0]["score"]["value"]
+    assert value * 10 == pytest.approx(round(value * 10))
+    with pytest.raises(ConfigError, match="probe_images = 0: must be from 10"):
+        compare(entries(), images, None, tmp_path / "two", probing=replace(PROBING, most_train=0), is_quiet=True)
+
+
+def test_under_torchrun_it_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="without torchrun"):
+        compare(entries(), str(make_images(tmp_path)), None, tmp_path / "out", probing=PROBING, is_quiet=True)
 
 
 def test_a_signal_stops_it_and_the_same_call_goes_on(tmp_path, monkeypatch):

@@ -77,3 +77,30 @@ def test_values_as_they_are_typed():
     assert values_from(["a=1,2.5", "b=[0.3,0],[1,1]", "c=l1,l2"]) == {
         "a": [1, 2.5], "b": [[0.3, 0], [1, 1]], "c": ["l1", "l2"],
     }  # fmt: skip
+
+
+def test_a_method_without_the_settings_that_differ_runs_once():
+    runs = ("base:", "wide: predictor.width=128 predictor.heads=4")
+    entries = plan(("ijepa", "mae"), STEPS, SMALL, runs=runs)
+    assert [entry.variant for entry in entries] == ["ijepa base", "mae base", "ijepa wide"]
+
+
+def test_a_list_of_runs_is_crossed_with_settings_under_names_of_their_own():
+    runs = ("base:", "wide: predictor.width=128 predictor.heads=4")
+    entries = plan(("ijepa",), STEPS, SMALL, runs=runs, settings={"optim.lr": [1e-3, 2e-3]})
+    assert [entry.variant for entry in entries] == [
+        "ijepa base lr=0.001", "ijepa base lr=0.002", "ijepa wide lr=0.001", "ijepa wide lr=0.002",
+    ]  # fmt: skip
+
+
+def test_what_each_method_says_to_a_setting_that_none_has():
+    with pytest.raises(ConfigError, match=r"mae: .*Did you mean 'depth'"):
+        plan(("ijepa", "mae"), STEPS, SMALL, settings={"decoder.dept": [2]})
+    with pytest.raises(ConfigError, match=r"ijepa random num_targets=2: .*num_targets"):
+        plan(("ijepa",), STEPS, SMALL, maskings=("multiblock", "random"), settings={"masking.num_targets": [2]})
+    with pytest.raises(ConfigError, match="a is given twice"):
+        values_from(["a=1", "a=2"])
+    with pytest.raises(ConfigError, match="seeds"):
+        plan(("ijepa",), STEPS, SMALL, seeds=())
+    with pytest.raises(ConfigError, match="points = -1"):
+        plan(("ijepa",), STEPS, SMALL, points=-1)

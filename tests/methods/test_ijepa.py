@@ -273,9 +273,16 @@ def test_the_regulariser_acts_on_tokens_or_on_predictions_too(stirred):
                 found.append(method.predictor(tokens, context[None], target[None, None])[0, 0].mean(0))
         expected = variance_covariance(torch.stack(found))
         assert method(batch, 0.5)["regulariser"].item() == pytest.approx(expected.item(), rel=1e-9)
-    (mistake,) = replace(config, regulariser_on="tokens", masking=replace(TINY.masking, context="all")).mistakes()
-    assert mistake.startswith("regulariser_on = 'tokens'")
-    assert "masking.context to fixed" in mistake
+    for masking in (
+        replace(TINY.masking, context="all"),
+        replace(TINY.masking, context="cut"),
+        Official(),
+        Rasterized(),
+    ):
+        (mistake,) = replace(config, regulariser_on="tokens", masking=masking).mistakes()
+        assert mistake.startswith("regulariser_on = 'tokens'")
+        assert "masking.context = fixed" in mistake
+    assert replace(config, regulariser_on="tokens", masking=Random(scale=0.5)).mistakes() == []
 
 
 def test_a_fresh_model_says_zero_to_a_normed_target():

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import openjepa
-from openjepa import cli
+from openjepa import cli, distributed
 from openjepa.errors import ConfigError, DataError
 from openjepa.recipes import auto
+from openjepa.recipes.auto import Wish
 from openjepa.training.recipe import Length
+from openjepa.vision.vit import vit
 from tests.data.test_check import Drawn
 from tests.training.conftest import make_images
 
@@ -33,54 +38,88 @@ class Sized(Drawn):
     [((32, 32), 32, 4), ((28, 28), 28, 4), ((64, 64), 64, 8), ((45, 60), 45, 5), ((480, 640), 96, 12), ((8, 9), 8, 1)],
 )
 def test_crops_follow_the_images_and_lose_few_of_their_pixels(shape, size, patch):
-    choice = auto.auto(Sized(500, *shape), Length(images=50_000))
-    vit = choice.recipe.method.encoder
-    assert (vit.image_size, vit.patch) == ((size, size), patch)
+    choice = auto.auto(Sized(500, *shape), Wish(Length(images=50_000)))
+    shown = choice.recipe.method.encoder
+    assert (shown.image_size, shown.patch) == ((size, size), patch)
     assert choice.recipe.mistakes() == []
-    assert (
-        f"500 images, mostly {shape[1]} x {shape[0]}: crops of {size} pixels in patches of {patch}" in choice.reasons[0]
-    )
+    assert choice.reasons[0].startswith(f"500 images, mostly {shape[1]} x {shape[0]}: crops of {size} pixels, ")
+    assert choice.reasons[0].endswith(f" patches of {patch}")
 
 
 def test_longer_runs_have_larger_encoders_and_batches():
     source = Sized(5_000, 32, 32)
     lengths = [Length(images=30_000), Length(images=100_000), Length(epochs=60), Length(images=3_000_000)]
-    recipes = [auto.auto(source, length).recipe for length in lengths]
+    recipes = [auto.auto(source, Wish(length)).recipe for length in lengths]
     widths = [recipe.method.encoder.width for recipe in recipes]
     assert widths == [128, 128, 192, 256]
     assert [recipe.batch_size for recipe in recipes] == [64, 64, 128, 256]
     rates = [recipe.optim.lr for recipe in recipes]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-3 * 2**0.5, 2e-3])
-    assert auto.auto(source, lengths[0], encoder="small").recipe.method.encoder.width == 384
+    assert auto.auto(source, Wish(lengths[0], encoder="small")).recipe.method.encoder.width == 384
 
 
 def test_minutes_are_counted_at_the_speed_of_the_machine(monkeypatch):
     speeds = {128: 1_000.0, 192: 400.0, 256: 100.0}
     asked = []
 
-    def speed(method, optim, batch_size, seconds, device):
-        asked.append((method.encoder.width, device))
-        return speeds[method.encoder.width]
+    def measured(shape, source, world, wish):
+        asked.append(shape.width)
+        return speeds[shape.width]
 
-    monkeypatch.setattr(auto, "images_per_second", speed)
+    monkeypatch.setattr(auto, "measured", measured)
     source = Sized(5_000, 32, 32)
-    choice = auto.auto(source, Length(minutes=20), "cpu")
+    choice = auto.auto(source, Wish(Length(minutes=20), "cpu"))
     assert choice.recipe.method.encoder.width == 192  # 408,000 images; 102,000 are too few for the next
-    assert asked == [(128, "cpu"), (192, "cpu"), (256, "cpu")]
-    assert (
-        "encoder nano: 400 images/s on this CPU, so about 408,000 images in 20 minutes, 81.6 times each"
-        in choice.reasons
-    )
+    assert asked == [128, 192, 256]
+    said = "encoder nano: 400 images/s here, so about 408,000 images in 20 minutes, 81.6 times each"
+    assert said in choice.reasons
     assert choice.recipe.length == Length(minutes=20)
-    assert auto.auto(source, Length(minutes=1), "cpu").recipe.method.encoder.width == 128
-    assert auto.auto(source, None, "cpu").recipe.length == Length(minutes=30)
+    assert auto.auto(source, Wish(Length(minutes=1), "cpu")).recipe.method.encoder.width == 128
+    assert auto.auto(source, Wish(device="cpu")).recipe.length == Length(minutes=30)
+
+
+def test_the_speed_is_that_of_the_slower_of_training_and_loading(monkeypatch):
+    monkeypatch.setattr(auto, "images_per_second", lambda *args: 50.0)
+    source, world, shape = Sized(100, 32, 32), distributed.start("cpu"), vit("pico", 32, 4)
+    assert auto.measured(shape, source, world, Wish()) == 50
+    assert auto.measured(shape, source, replace(world, size=3), Wish()) == 150
+    monkeypatch.setattr(auto, "images_per_second", lambda *args: 1e9)
+    assert 10 < auto.measured(shape, source, world, Wish()) < 1e8
+
+
+def test_batches_can_be_shared_by_the_processes():
+    assert [auto.batch_for(Length(minutes=5), 1_200 * 128, n) for n in (1, 2, 3, 12)] == [128, 128, 129, 132]
+    assert auto.batch_for(Length(steps=5), 640, 1) == 128
+
+
+def test_given_weights_keep_their_shape_and_get_a_lower_rate():
+    start = vit("small", 224, 16)
+    choice = auto.auto(Sized(500, 300, 400), Wish(Length(images=50_000), start=start))
+    method = choice.recipe.method
+    assert (method.encoder.width, method.encoder.image_size, method.encoder.patch) == (384, (224, 224), 16)
+    assert method.predictor.width == 192
+    assert choice.recipe.optim.lr == pytest.approx(1e-4)
+    assert "crops of 224 pixels, 14 x 14 patches of 16" in choice.reasons[0]
+
+
+def test_a_stream_has_no_epochs():
+    class Stream(Sized):
+        is_sequential = True
+
+        def __len__(self):
+            raise DataError("a stream")
+
+    stream = Stream(100, 32, 32)
+    with pytest.raises(ConfigError, match="Give --images, --steps or --minutes"):
+        auto.auto(stream, Wish(Length(epochs=3)))
+    assert "a stream of images" in auto.auto(stream, Wish(Length(images=50_000))).reasons[0]
 
 
 def test_what_cannot_be_learnt_from_is_refused():
     with pytest.raises(DataError, match="8 images are too few to learn from; auto needs 32"):
-        auto.auto(Drawn(8), Length(steps=100))
+        auto.auto(Drawn(8), Wish(Length(steps=100)))
     with pytest.raises(DataError, match="images of 6 pixels are too small"):
-        auto.auto(Sized(100, 6, 20), Length(steps=100))
+        auto.auto(Sized(100, 6, 20), Wish(Length(steps=100)))
 
 
 def test_a_folder_alone_is_enough_and_the_same_command_goes_on(tmp_path, capsys):
@@ -97,6 +136,47 @@ def test_a_folder_alone_is_enough_and_the_same_command_goes_on(tmp_path, capsys)
     assert "as chosen when the run" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="other settings"):
         cli.run([*command[:3], "13", *command[4:]])
+    with pytest.raises(ConfigError, match=r"encoder = 'small': the run in .* Leave it out"):
+        cli.run([*command, "--encoder", "small"])
+
+
+def test_another_name_or_device_does_not_stop_a_run_from_going_on(tmp_path, capsys):
+    images, out = make_images(tmp_path), tmp_path / "run"
+    command = ["pretrain", str(images), "--steps", "10", "--out", str(out), "--speed.workers", "0", "--name", "cats",
+               "--watch.probes", "0", "--watch.health-images", "16", "--method.encoder.depth", "1"]  # fmt: skip
+    assert cli.run(command) == 0
+    stored = json.loads((out / "recipe.json").read_text())
+    stored["recipe"]["speed"]["device"] = "cuda:7"  # begun on another machine
+    (out / "recipe.json").write_text(json.dumps(stored))
+    capsys.readouterr()
+    assert cli.run([*command, "--speed.device", "cpu"]) == 0
+    assert "as chosen when the run" in capsys.readouterr().out
+
+
+def test_arrays_of_other_channel_counts_and_a_batch_of_ones_own(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        np.save(tmp_path / f"{i}.npy", rng.integers(0, 256, (20, 20, 5), dtype=np.uint8))
+    few = ["--steps", "10", "--speed.workers", "0", "--watch.probes", "0", "--watch.health-images", "16",
+           "--batch-size", "4", "--out", str(tmp_path / "run")]  # fmt: skip
+    with pytest.raises(DataError, match=r"--method\.encoder\.mean"):
+        cli.run(["pretrain", str(tmp_path), *few])
+    statistics = [word for name in ("mean", "std") for word in (f"--method.encoder.{name}", *["0.5"] * 5)]
+    assert cli.run(["pretrain", str(tmp_path), *few, *statistics]) == 0
+    assert "batches of 4: about 10 steps; learning rate 0.00025" in capsys.readouterr().out
+
+
+def test_under_torchrun_the_processes_choose_alike(tmp_path):
+    images = make_images(tmp_path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "openjepa",
+               "pretrain", str(images), "--minutes", "0.1", "--out", str(tmp_path / "run"), "--speed.device", "cpu",
+               "--speed.workers", "0", "--watch.probes", "0", "--watch.health-images", "16", "--batch-size", "4",
+               "--encoder", "pico", "--method.encoder.depth", "1"]  # fmt: skip
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("auto: encoder pico") == 1
 
 
 def test_it_is_the_default_in_python_too(tmp_path, capsys):
