@@ -52,14 +52,18 @@ class IJEPAConfig(MethodConfig):
     the paper's ablations."""
     target_layers: int = 1
     """Average the targets over the last k blocks of the target encoder (data2vec)."""
+    target_centre: bool = False
+    """Subtract from each target patch the mean of its image's patches: what they all share is then no target (ours;
+    near data2vec's instance norm)."""
     target_norm: bool = True
     """Layer-normalise each target patch, without affine (released code)."""
     momentum: tuple[float, float] = (0.996, 1.0)
     """EMA momentum of the target encoder, linear from the first to the second (paper)."""
     regulariser: Literal["none", "variance_covariance", "sigreg"] = "none"
     """Anti-collapse term; the paper has none, small budgets need one."""
-    regulariser_on: Literal["context", "tokens", "predictions"] = "context"
-    """What it is a statistic of: contexts pooled over their patches, every context patch, or pooled predictions."""
+    regulariser_on: Literal["context", "tokens", "deviations", "predictions"] = "context"
+    """What it is a statistic of: contexts pooled over their patches, every context patch, the same less the mean of its
+    image's, or pooled predictions."""
     regulariser_weight: tuple[float, float] = (1.0, 1.0)
     """Its weight at the start and at the end of the run, linear between."""
 
@@ -81,10 +85,13 @@ class IJEPAConfig(MethodConfig):
         if not all(0 <= w < float("inf") for w in self.regulariser_weight):
             wrong.append(sentence("regulariser_weight", self.regulariser_weight, "must be from 0"))
         is_even = isinstance(self.masking, Random) or getattr(self.masking, "context", "") == "fixed"
-        if self.regulariser_on == "tokens" and not is_even:
+        if self.regulariser_on in ("tokens", "deviations") and not is_even:
             rule = "needs as many context patches for every image, whatever the process"
             remedy = "Take --masking multiblock with masking.context = fixed, or --masking random."
-            wrong.append(sentence("regulariser_on", "tokens", rule, remedy))
+            wrong.append(sentence("regulariser_on", self.regulariser_on, rule, remedy))
+        if self.target_centre and self.target != "output":
+            rule = f"is for targets that are cut from the output; target is {self.target}"
+            wrong.append(sentence("target_centre", True, rule, "Leave it off."))
         if self.encoder.has_cls:
             wrong.append(sentence("encoder.has_cls", True, "I-JEPA has no class token", "Leave it off."))
         return wrong
@@ -136,7 +143,10 @@ class IJEPA(Method):
             valid = valid if valid is None else valid.flatten(0, 1)
             outputs = self.teacher.encode(images, keep, valid, layers)
         elif self.config.target == "output":
-            outputs = [take(tokens, index.flatten(1)) for tokens in self.teacher.encode(images, num_layers=layers)]
+            whole = self.teacher.encode(images, num_layers=layers)
+            if self.config.target_centre:
+                whole = [tokens - tokens.mean(1, keepdim=True) for tokens in whole]
+            outputs = [take(tokens, index.flatten(1)) for tokens in whole]
         else:
             outputs = [take(self.teacher.patches(images), index.flatten(1))]
         if layers > 1:  # a layer of large scale must not drown the others
@@ -177,6 +187,8 @@ class IJEPA(Method):
             return patch_mean(context, batch.masks.context_valid, dim=-2)
         if self.config.regulariser_on == "tokens":
             return context.flatten(0, 1)
+        if self.config.regulariser_on == "deviations":
+            return (context - context.mean(1, keepdim=True)).flatten(0, 1)
         return patch_mean(predictions, batch.masks.target_valid, dim=-2).flatten(0, 1)
 
     @torch.no_grad()

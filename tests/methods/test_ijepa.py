@@ -257,16 +257,35 @@ def test_other_channel_counts_train(channels):
         assert math.isfinite(loss.item())
 
 
+def test_centred_targets_are_without_what_the_patches_of_an_image_share(stirred):
+    for layers in (1, 2):
+        method, batch = made(replace(TINY, target_centre=True, target_layers=layers), stirred)
+        images = method.student.normalise(batch.images)
+        targets = method.targets(images, batch)
+        for i, index in enumerate(batch.masks.targets):
+            whole = [tokens[0] for tokens in method.teacher.encode(images[i][None], num_layers=layers)]
+            own = [tokens - sum(tokens) / len(tokens) for tokens in whole]
+            for m, patch in ((0, 0), (1, 2)):
+                vectors = [tokens[index[m, patch]] for tokens in own]
+                if layers > 1:
+                    vectors = [slow_norm(vector) for vector in vectors]
+                expected = slow_norm(sum(vectors) / layers)
+                torch.testing.assert_close(targets[i, m, patch], expected, rtol=1e-8, atol=1e-10)
+    (mistake,) = replace(TINY, target_centre=True, target="pixels").mistakes()
+    assert "target is pixels" in mistake
+
+
 def test_the_regulariser_acts_on_tokens_or_on_predictions_too(stirred):
     config = replace(TINY, regulariser="variance_covariance", masks_per_image=2)
-    for rows in ("tokens", "predictions"):
+    for rows in ("tokens", "deviations", "predictions"):
         method, batch = made(replace(config, regulariser_on=rows), stirred, count=4)
         images, masks = method.student.normalise(batch.images), batch.masks
         found = []
         for row, context in enumerate(masks.context):
             (tokens,) = method.student.encode(images[row // 2][None], context[None])
-            if rows == "tokens":
-                found += list(tokens[0])
+            if rows != "predictions":
+                shared = sum(tokens[0]) / len(tokens[0]) if rows == "deviations" else 0
+                found += [token - shared for token in tokens[0]]
                 continue
             for block, target in enumerate(masks.targets[row]):
                 target = kept(target, None if masks.target_valid is None else masks.target_valid[row, block])
