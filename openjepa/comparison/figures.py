@@ -49,7 +49,7 @@ def courses(found: Comparison) -> dict[tuple[str, str], dict[str, list[curves.Li
             task, question = name.split(" ", 1)
             label = f"{LABELS[task]}, {question} (%)"
             points = [point for point in outcome.points if name in point]
-            for x, key, scale in (("minutes of training", "seconds", 1 / 60), ("GFLOP of training", "gflops", 1.0)):
+            for x, key, scale in (("minutes of training", "seconds", 1 / 60), ("TFLOP of training", "gflops", 1e-3)):
                 line = [(point[key] * scale, 100 * point[name]) for point in points]
                 panels.setdefault((x, label), {}).setdefault(outcome.variant, []).append(line)
     return panels
@@ -69,7 +69,7 @@ def scaling(found: Comparison) -> dict[tuple[str, str], dict[str, list[curves.Li
     for o in finished:
         size = f", {o.size}" if has_sizes else ""
         share = f", {o.fraction:g} of the images" if has_shares else ""
-        places = {"GFLOP of training": (o.gflops_per_image * o.images, size if has_shares else "")}
+        places = {"TFLOP of training": (o.gflops_per_image * o.images / 1e3, size if has_shares else "")}
         places |= {"parameters (millions)": (o.parameters / 1e6, share)} if has_sizes else {}
         places |= {"share of the images": (o.fraction, size)} if has_shares else {}
         for figure in o.figures:

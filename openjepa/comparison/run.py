@@ -108,7 +108,9 @@ def _train(
     entries: Sequence[Entry], courses: dict[str, Course], train: Source, out: Path, slice_minutes: float, bars: Progress
 ) -> bool:
     """A slice of each run in turn, until none is going. False when a signal came."""
-    lines = {entry.name: bars.add_task(entry.name, total=1.0) for entry in entries}
+    lines = {name: bars.add_task(name, total=1.0) for name in courses}
+    for name, course in courses.items():
+        bars.update(lines[name], completed=course.t)
     while any(course.is_going for course in courses.values()):
         for entry in entries:
             course = courses[entry.name]

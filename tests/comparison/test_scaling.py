@@ -31,7 +31,7 @@ def test_shares_of_the_data_are_trained_on_and_lie_inside_each_other(tmp_path):
         document = json.loads((tmp_path / "out" / outcome.name / "recipe.json").read_text())
         assert document["data"] == source.identity
     panels = scaling(found)
-    assert {x for x, _ in panels} == {"share of the images", "GFLOP of training"}
+    assert {x for x, _ in panels} == {"share of the images", "TFLOP of training"}
     (line,) = panels["share of the images", "20-NN, class (%)"]["mae"]
     assert [x for x, _ in line] == [0.5, 1.0]
     assert line[1][1] == pytest.approx(100 * found.outcomes[1].figures[0]["score"]["value"])
@@ -71,16 +71,16 @@ def test_lines_join_runs_that_differ_in_one_thing_and_average_seeds():
     ]
     by_share = panels["share of the images", "20-NN, class (%)"]
     assert set(by_share) == {f"{m}, {s}" for m in ("ijepa", "mae") for s in ("pico", "nano")}
-    by_work = panels["GFLOP of training", "20-NN, class (%)"]
+    by_work = panels["TFLOP of training", "20-NN, class (%)"]
     assert set(by_work) == set(by_share)
     whole = [o for o in found.outcomes if o.fraction == 1]
     for number, outcome in enumerate(whole):  # a run in minutes sees another number of images with every seed
         outcome.course.step = 20 + number
     found.outcomes = whole
     panels = scaling(found)
-    assert {x for x, _ in panels} == {"parameters (millions)", "GFLOP of training"}
-    (line,) = panels["GFLOP of training", "20-NN, class (%)"]["mae"]
+    assert {x for x, _ in panels} == {"parameters (millions)", "TFLOP of training"}
+    (line,) = panels["TFLOP of training", "20-NN, class (%)"]["mae"]
     steps = [[o.course.step for o in whole if o.size == size and o.family == "mae"] for size in ("pico", "nano")]
-    assert [x for x, _ in line] == sorted(8 * sum(each) / 2 for each in steps)
+    assert [x for x, _ in line] == pytest.approx(sorted(8e-3 * sum(each) / 2 for each in steps))
     found.outcomes = [o for o in found.outcomes if o.size == "pico"]
     assert scaling(found) == {}
