@@ -46,6 +46,8 @@ STEPS = 1_200
 BATCHES = (64, 128, 256)
 STEPS_BATCH = 128
 """Images a step, where the length is in steps."""
+STEPS_JUDGED = 20
+"""Steps from one judgement to the next, at least: what happens in fewer is noise, and judging is not free."""
 START_LR = 0.1
 """Of the learning rate from scratch, where a run begins with given weights."""
 
@@ -120,6 +122,8 @@ def auto(source: Source, wish: Wish | None = None) -> Choice:
     reasons = [f"{many}, mostly {wide} x {high}: crops of {shape.image_size[1]} pixels, {patches}", why]
     batch_size = wish.batch_size or batch_for(length, seen, world.size)
     recipe = shaped(shape, batch_size, length, wish)
+    probes = int(min(recipe.watch.probes, max(1, seen / batch_size / STEPS_JUDGED)))
+    recipe = replace(recipe, watch=replace(recipe.watch, probes=probes))
     reasons.append(
         f"batches of {batch_size}: about {seen / batch_size:,.0f} steps; learning rate {recipe.optim.lr:.2g}"
     )

@@ -55,6 +55,9 @@ def test_longer_runs_have_larger_encoders_and_batches():
     assert [recipe.batch_size for recipe in recipes] == [64, 64, 128, 256]
     rates = [recipe.optim.lr for recipe in recipes]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-3 * 2**0.5, 2e-3])
+    assert [recipe.watch.probes for recipe in recipes] == [10, 10, 10, 10]
+    short = [auto.auto(source, Wish(Length(images=images))).recipe for images in (1_000, 2_000, 5_000)]
+    assert [recipe.watch.probes for recipe in short] == [1, 1, 3]
     assert auto.auto(source, Wish(lengths[0], encoder="small")).recipe.method.encoder.width == 384
 
 
