@@ -70,6 +70,9 @@ def main() -> None:
     """Entry point: parse, run, and turn our own errors into one plain message."""
     try:
         sys.exit(run(sys.argv[1:]))
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; what was saved is kept, and the same command goes on from there")
+        sys.exit(130)
     except OpenJepaError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", style="bold red", markup=False)
         sys.exit(2)
@@ -108,7 +111,8 @@ def _about() -> str:
 def _recipes(given: Recipes) -> int:
     console = Console(highlight=False)
     if given.name == auto.NAME:
-        console.print(inspect.getdoc(auto), markup=False)
+        console.print(inspect.getdoc(auto.auto), markup=False)
+        console.print(auto.limits(), markup=False)
         return 0
     if given.name is not None:
         recipe = recipes.get(given.name)

@@ -22,7 +22,8 @@ class Compare:
     """Train several methods or settings on equal terms, probe them alike, and print one table.
 
     Same backbone, data, budget and probes; the runs take turns in slices, so that a busy hour hits all alike. The same
-    command goes on where it was stopped. Beside the table: results.json, table.csv, curves.csv, curves.png (accuracy
+    command goes on where it was stopped. Beside the table: results.json, table.csv (a row a run and figure), runs.csv
+    (what each cost), curves.csv, curves.png (accuracy
     against time and against arithmetic), figures.png (every run's figures beside the controls), energies.png.
 
     Examples:
@@ -120,6 +121,7 @@ def run(argv: list[str]) -> int:
     draw(found, given.out)
     show(found, console)
     console.print(
-        f"everything in {given.out / RESULTS}, table.csv, curves.csv and the pictures beside them", markup=False
+        f"everything in {given.out / RESULTS}, table.csv, runs.csv, curves.csv and the pictures beside them",
+        markup=False,
     )
     return 1 if any(outcome.course.status == "failed" for outcome in found.outcomes) else 0

@@ -91,11 +91,16 @@ def compare(
 
 
 def control_names(entries: Sequence[Entry]) -> dict[ViTConfig, str]:
-    """What each untrained backbone is called: by the first run that has it, where there are several."""
-    found: dict[ViTConfig, str] = {}
+    """What each untrained backbone is called: by method and size, or by the first run that has it where that is not
+    enough."""
+    first: dict[ViTConfig, Entry] = {}
     for entry in entries:
-        found.setdefault(entry.recipe.method.encoder, f"untrained ({entry.variant})")
-    return found if len(found) > 1 else dict.fromkeys(found, "untrained")
+        first.setdefault(entry.recipe.method.encoder, entry)
+    if len(first) == 1:
+        return dict.fromkeys(first, "untrained")
+    short = {config: f"{entry.recipe.name} {entry.size}".strip() for config, entry in first.items()}
+    is_enough = len(set(short.values())) == len(short)
+    return {config: f"untrained ({short[config] if is_enough else entry.variant})" for config, entry in first.items()}
 
 
 def _bars(is_quiet: bool) -> Progress:

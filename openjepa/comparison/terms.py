@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from openjepa import storage
 from openjepa.comparison.plan import Entry
 from openjepa.config import to_dict
 from openjepa.data.part import Part, split
@@ -81,6 +82,17 @@ def check(
             wrong += [f"{entry.variant}: {mistake}" for mistake in error.mistakes]
     if wrong:
         raise ConfigError(wrong)
+    refuse_lesser(entries, out)
+
+
+def refuse_lesser(entries: Sequence[Entry], out: Path) -> None:
+    """ConfigError where the tables in `out` hold runs that these are without: they would be written over."""
+    if not (out / "results.json").exists():
+        return
+    before = {outcome["name"] for outcome in storage.read_document(out, "results")["outcomes"]}
+    if lost := sorted(before - {entry.name for entry in entries}):
+        rule = f"holds a comparison of more runs ({', '.join(lost)}), whose tables would be written over"
+        raise ConfigError(sentence("out", str(out), rule, "Take another --out, or ask for those runs too."))
 
 
 def refuse_unanswered(tasks: Sequence[str], many: tuple[Source, Source]) -> None:

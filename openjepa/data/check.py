@@ -52,5 +52,8 @@ def _sample(source: Source, channels: int) -> tuple[list[np.ndarray], list[tuple
     if images:
         return images, bad
     rule = f"none of {len(bad)} images tried can be used: {examples(bad)}"
-    remedy = "Images of other than 3 channels need --method.encoder.mean and --method.encoder.std, a number a channel."
+    remedy = (
+        "Arrays are (height, width, channels); other than 3 channels need --method.encoder.mean and "
+        "--method.encoder.std, a number a channel."
+    )
     raise DataError(sentence("data", source.identity, rule, remedy if any("channels" in why for _, why in bad) else ""))

@@ -120,12 +120,12 @@ def auto(source: Source, wish: Wish | None = None) -> Choice:
     shape = candidates[chosen]
     patches = f"{shape.grid[1]} x {shape.grid[0]} patches of {shape.patch}"
     reasons = [f"{many}, mostly {wide} x {high}: crops of {shape.image_size[1]} pixels, {patches}", why]
-    batch_size = wish.batch_size or batch_for(length, seen, world.size)
+    batch_size = wish.batch_size or batch_for(length, seen, world.size, count)
     recipe = shaped(shape, batch_size, length, wish)
     probes = int(min(recipe.watch.probes, max(1, seen / batch_size / STEPS_JUDGED)))
     recipe = replace(recipe, watch=replace(recipe.watch, probes=probes))
     reasons.append(
-        f"batches of {batch_size}: about {seen / batch_size:,.0f} steps; learning rate {recipe.optim.lr:.2g}"
+        f"batches of {batch_size}: {seen / batch_size:,.0f} steps or so; learning rate {recipe.optim.lr:.2g}"
     )
     return Choice(recipe, tuple(reasons))
 
@@ -157,6 +157,7 @@ def chosen_encoder(
             each = {"images": 1, "steps": batch_size, "epochs": 0 if source.is_sequential else len(source)}[unit]
             images, here = value * each, ""
         if name != first and images < WORTHWHILE[name]:
+            pace += f"{name} would see {images:,.0f} and is worth it from {WORTHWHILE[name]:,}; "
             break
         found, seen, pace = name, images, here
     passes = "" if source.is_sequential else f", {seen / len(source):,.1f} times each"
@@ -179,11 +180,26 @@ def measured(shape: ViTConfig, source: Source, world: distributed.World, wish: W
     return slowest * world.size
 
 
-def batch_for(length: Length, seen: float, num_processes: int) -> int:
-    """Images a step: more where there are steps enough, and a number that the processes can share."""
+def batch_for(length: Length, seen: float, num_processes: int, count: int | None = None) -> int:
+    """Images a step: more where there are steps enough, no more than there are, evenly shared by the processes."""
     batch_size = next((b for b in reversed(BATCHES) if seen >= STEPS * b), BATCHES[0])
     batch_size = STEPS_BATCH if length.steps else batch_size
+    while count is not None and batch_size > count:
+        batch_size //= 2
     return -(-batch_size // num_processes) * num_processes
+
+
+def limits() -> str:
+    """The limits that it goes by."""
+    sizes = ", ".join(f"{name} from {least:,} images seen" for name, least in WORTHWHILE.items())
+    lines = (
+        f"Grid: {' or '.join(map(str, GRIDS))} patches a side.",
+        f"Crops: at most {LARGEST_SIDE['cpu']} pixels on a CPU, {LARGEST_SIDE['cuda']} on a GPU.",
+        f"Encoder: {sizes}.",
+        f"Batch: {' or '.join(map(str, BATCHES))}, the largest that leaves {STEPS:,} steps.",
+        "Learning rate: by the root of the batch.",
+    )
+    return "\n".join(lines)
 
 
 def shaped(shape: ViTConfig, batch_size: int, length: Length, wish: Wish) -> Recipe:
@@ -204,10 +220,7 @@ def shaped(shape: ViTConfig, batch_size: int, length: Length, wish: Wish) -> Rec
 
 
 def auto_for(data: str | Source, out: str | Path, wish: Wish, name: str = NAME) -> Choice:
-    """What `auto` chooses for `data`; what it chose before, where `out` holds a run of it, called `name` perhaps.
-
-    ConfigError where that run has another encoder than the one asked for.
-    """
+    """What `auto` chooses for `data`; what it chose before, where `out` holds a run of it, called `name` perhaps."""
     out = Path(out)
     if Checkpoints(out / "checkpoints", 1).names():
         before = storage.read_document(out, "recipe")["recipe"]
@@ -217,13 +230,12 @@ def auto_for(data: str | Source, out: str | Path, wish: Wish, name: str = NAME) 
 
 
 def resumed(recipe: Recipe, out: Path, wish: Wish) -> Choice:
-    """The recipe of a run that goes on, with the length and the device that are asked for now."""
-    shape = recipe.method.encoder
-    if wish.encoder is not None:
-        there, asked = ((each.width, each.depth, each.heads) for each in (shape, vit(wish.encoder)))
-        if there != asked:
-            rule = f"the run in {out} has an encoder of width, depth, heads {there}; this size has {asked}"
-            raise ConfigError(sentence("encoder", wish.encoder, rule, "Leave it out, or take another --out."))
+    """The recipe of a run that goes on, with the encoder, the length and the device that are asked for now."""
+    method = recipe.method
+    if wish.encoder is not None:  # where that is another one, the run refuses it
+        asked = vit(wish.encoder)
+        shape = {name: getattr(asked, name) for name in ("width", "depth", "heads", "mlp_ratio")}
+        method = replace(method, encoder=replace(method.encoder, **shape))
     speed = replace(recipe.speed, device=wish.device)
-    recipe = replace(recipe, speed=speed, length=wish.length or recipe.length)
+    recipe = replace(recipe, method=method, speed=speed, length=wish.length or recipe.length)
     return Choice(recipe, (f"as chosen when the run in {out} began",))

@@ -24,7 +24,8 @@ def mae_cifar10_cpu() -> Recipe:
         --recipe mae_cifar10_cpu --out runs/mae
     Hardware: two CPU cores.
     Time: 60 minutes; --minutes 10 for a look.
-    To reach: not measured yet. ijepa_cifar10_cpu has 20-NN 32.0 %, linear 37.8 % after 10 minutes.
+    To reach: not measured at this length. 20-NN 44.5 %, linear 61.3 % after 20 minutes on one core with encoder pico,
+        batch 128 and 20,000 labels (untrained 31.9, 51.0; results/compare).
     """
     return Recipe(
         name="mae_cifar10_cpu",

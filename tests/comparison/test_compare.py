@@ -234,6 +234,25 @@ def test_another_plan_or_data_in_the_same_folder_is_refused_before_anything_is_t
         compare(entries(("mae",)), str(images), None, tmp_path / "out", probing=PROBING, is_quiet=True)
 
 
+def test_fewer_runs_in_the_same_folder_are_refused_and_more_are_not(tmp_path):
+    images = str(make_images(tmp_path))
+    for methods in (("mae",), ("mae", "ijepa")):
+        compare(entries(methods), images, None, tmp_path / "out", probing=NO_PROBES, is_quiet=True)
+    with pytest.raises(ConfigError, match=r"more runs \(mae-seed0\).*another --out"):
+        compare(entries(("ijepa",)), images, None, tmp_path / "out", probing=NO_PROBES, is_quiet=True)
+
+
+def test_untrained_encoders_are_called_by_what_tells_them_apart():
+    names = [list(run.control_names(found).values()) for found in (
+        entries(("ijepa",), settings={"predictor.depth": [1, 2]}),
+        plan(("ijepa", "mae"), Length(steps=10), SMALL, encoders=("pico", "nano"), fractions=(0.5, 1.0)),
+        plan(("ijepa",), Length(steps=10), SMALL, settings={"encoder.init": ["rescaled", "xavier"]}),
+    )]  # fmt: skip
+    assert names[0] == ["untrained"]
+    assert set(names[1]) == {f"untrained ({m} {size})" for m in ("ijepa", "mae") for size in ("pico", "nano")}
+    assert names[2] == ["untrained (ijepa init=rescaled)", "untrained (ijepa init=xavier)"]
+
+
 def test_what_cannot_be_measured_is_refused_before_anything_is_trained(tmp_path):
     images = str(make_images(tmp_path))
     with pytest.raises(ConfigError, match="Did you mean 'knn'"):

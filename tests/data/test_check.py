@@ -22,13 +22,19 @@ class Drawn(Numbered):
         return item
 
 
+class DrawnStream(Drawn):
+    is_sequential = True
+
+
 def test_one_sound_image_among_those_tried_is_enough():
     assert check(Drawn(1), 3) == ([], 1)
     assert check(Drawn(1000), 3) == ([], 16)
     bad, num_tried = check(Drawn(1000, unreadable=tuple(range(900))), 3)
     assert (len(bad), num_tried) == (14, 16)
     assert bad[0] == ("name 0", "unreadable")
-    assert check(Stream(100), 3) == ([], 1)
+    assert check(DrawnStream(100), 3) == ([], 4)
+    with pytest.raises(DataError, match="each of 4 images"):
+        check(Stream(100), 3)
 
 
 def test_why_nothing_can_be_used():
