@@ -21,8 +21,9 @@ def ibot_cifar10_cpu() -> Recipe:
     Hardware: two CPU cores.
     Time: 60 minutes; --minutes 10 for a look.
     To reach: not measured at this length; after 20 minutes on one core with encoder pico no better than untrained
-        (20-NN 32.4 %, linear 49.2 %; results/compare). Departs from the paper in centres by Sinkhorn's iteration and Xavier's
-        initialisation: in runs of a few minutes running means left all prototypes alike for every image (LOG.md).
+        (20-NN 32.4 %, linear 49.2 %; results/compare). Departs from the paper in centres by Sinkhorn's iteration and
+        Xavier's initialisation: in runs of a few minutes running means left all prototypes alike for every image
+        (LOG.md).
     """
     radius = (0.1, 0.5)  # the published 0.1 to 2.0 is for images seven times as wide
     return Recipe(
