@@ -127,3 +127,14 @@ def test_no_arguments_is_a_usage_error_and_the_version_is_told(capsys):
         cli.run(["pretrain"])
     assert cli.run(["--version"]) == 0
     assert "openjepa 0." in capsys.readouterr().out
+
+
+def test_ctrl_c_is_one_plain_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "stopped; what was saved is kept, and the same command goes on from there\n"
