@@ -147,7 +147,7 @@ def chosen_encoder(
     """Name of the encoder, images that the run will see, and why."""
     ((unit, value),) = length.given().items()
     first = next(iter(candidates))
-    found, seen, pace = first, 0.0, ""
+    found, seen, pace, larger = first, 0.0, "", ""
     for name, shape in candidates.items():
         if unit == "minutes":
             speed = measured(shape, source, world, wish)
@@ -157,11 +157,11 @@ def chosen_encoder(
             each = {"images": 1, "steps": batch_size, "epochs": 0 if source.is_sequential else len(source)}[unit]
             images, here = value * each, ""
         if name != first and images < WORTHWHILE[name]:
-            pace += f"{name} would see {images:,.0f} and is worth it from {WORTHWHILE[name]:,}; "
+            larger = f"; {name} would see {images:,.0f}, and is taken from {WORTHWHILE[name]:,} on"
             break
         found, seen, pace = name, images, here
     passes = "" if source.is_sequential else f", {seen / len(source):,.1f} times each"
-    return found, seen, f"encoder {found}: {pace}about {seen:,.0f} images in {value:g} {unit}{passes}"
+    return found, seen, f"encoder {found}: {pace}about {seen:,.0f} images in {value:g} {unit}{passes}{larger}"
 
 
 def measured(shape: ViTConfig, source: Source, world: distributed.World, wish: Wish) -> float:

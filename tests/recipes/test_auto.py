@@ -74,8 +74,8 @@ def test_minutes_are_counted_at_the_speed_of_the_machine(monkeypatch):
     choice = auto.auto(source, Wish(Length(minutes=20), "cpu"))
     assert choice.recipe.method.encoder.width == 192  # 408,000 images; 102,000 are too few for the next
     assert asked == [128, 192, 256]
-    said = "encoder nano: 400 images/s here, so micro would see 102,000 and is worth it from 2,000,000; "
-    said += "about 408,000 images in 20 minutes, 81.6 times each"
+    said = "encoder nano: 400 images/s here, so about 408,000 images in 20 minutes, 81.6 times each"
+    said += "; micro would see 102,000, and is taken from 2,000,000 on"
     assert said in choice.reasons
     assert choice.recipe.length == Length(minutes=20)
     assert auto.auto(source, Wish(Length(minutes=1), "cpu")).recipe.method.encoder.width == 128
