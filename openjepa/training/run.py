@@ -115,7 +115,8 @@ def pretrain(
                 restore(run, chosen, saved)
             if world.is_first and chosen is None:
                 run.bad.add(Loaded(None, [], bad, num_read=num_tried))
-            run.starts_up(time.perf_counter() - started)
+            # of a run in minutes it decides the last step, which all processes must take together
+            run.starts_up(distributed.agree_max(time.perf_counter() - started))
             is_finished = train(run, None if slice_minutes is None else 60 * slice_minutes)
             if is_finished and world.is_first:
                 export(run, out)
