@@ -12,7 +12,7 @@ from openjepa.evaluation.run import Evaluation
 from openjepa.evaluation.run import evaluate as _evaluate
 from openjepa.load import begun_with, load_encoder, load_method
 from openjepa.recipes import auto
-from openjepa.training.recipe import Length, Recipe
+from openjepa.training.recipe import UNITS, Length, Recipe
 from openjepa.training.run import Result
 from openjepa.training.run import pretrain as _run
 from openjepa.vision.callable import CallableEncoder
@@ -44,15 +44,7 @@ def pretrain(
     """
     changes = {name.replace("__", "."): value for name, value in settings.items()}
     if recipe == auto.NAME:
-        lengths = {unit: changes[unit] for unit in ("epochs", "steps", "images", "minutes") if unit in changes}
-        wish = auto.Wish(
-            Length(**lengths) if lengths else None,
-            changes.get("speed.device", "auto"),
-            start=None if start is None else begun_with(recipes.get("ijepa_cifar10_cpu"), start)[0].method.encoder,
-            batch_size=changes.get("batch_size"),
-            channels=len(changes.get("method.encoder.mean", (0, 0, 0))),
-        )
-        choice = auto.auto_for(data, out, wish, changes.get("name", auto.NAME))
+        choice = _chosen(data, out, start, changes)
         if not is_quiet:
             choice.tell()
         recipe = choice.recipe
@@ -69,6 +61,20 @@ def pretrain(
         resume_from=resume_from,
         is_quiet=is_quiet,
     )
+
+
+def _chosen(data: str, out: str | Path, start: str | Path | None, changes: dict[str, Any]) -> auto.Choice:
+    """What `auto` chooses, with regard to the settings that are given."""
+    lengths = {unit: changes[unit] for unit in UNITS if unit in changes}
+    wish = auto.Wish(
+        Length(**lengths) if lengths else None,
+        changes.get("speed.device", "auto"),
+        start=None if start is None else begun_with(recipes.get("ijepa_cifar10_cpu"), start)[0].method.encoder,
+        batch_size=changes.get("batch_size"),
+        channels=len(changes.get("method.encoder.mean", (0, 0, 0))),
+        workers=changes.get("speed.workers"),
+    )
+    return auto.auto_for(data, out, wish, changes.get("name", auto.NAME))
 
 
 def evaluate(

@@ -9,12 +9,13 @@ import tyro
 from rich.console import Console
 
 from openjepa.comparison.figures import draw
-from openjepa.comparison.plan import LENGTHS, METHODS, Backbone, plan, values_from
-from openjepa.comparison.run import RESULTS, compare
+from openjepa.comparison.outcome import RESULTS
+from openjepa.comparison.plan import METHODS, Backbone, plan, values_from
+from openjepa.comparison.run import compare
 from openjepa.comparison.table import show, write
 from openjepa.comparison.terms import TASKS, Probing
 from openjepa.evaluation.run import CACHE
-from openjepa.training.recipe import Length
+from openjepa.training.recipe import UNITS, Length
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Compare:
 
     Same backbone, data, budget and probes; the runs take turns in slices, so that a busy hour hits all alike. The same
     command goes on where it was stopped. Beside the table: results.json, table.csv (a row a run and figure), runs.csv
-    (what each cost), curves.csv, curves.png (accuracy
-    against time and against arithmetic), figures.png (every run's figures beside the controls), energies.png.
+    (what each cost), curves.csv, curves.png (accuracy against time and against arithmetic), figures.png (every run's
+    figures beside the controls), energies.png.
 
     Examples:
       openjepa compare --methods ijepa mae ibot --data train.parquet --test test.parquet --minutes 20
@@ -94,7 +95,7 @@ def run(argv: list[str]) -> int:
     given = tyro.cli(Compare, args=argv, prog="openjepa compare")
     entries = plan(
         given.methods,
-        Length(**{unit: getattr(given, unit) for unit in LENGTHS}),
+        Length(**{unit: getattr(given, unit) for unit in UNITS}),
         Backbone(given.encoder, given.image_size, given.patch, given.batch_size),
         maskings=given.masking,
         settings=values_from(given.set),

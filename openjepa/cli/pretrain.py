@@ -16,14 +16,13 @@ from openjepa.methods.finetune import FineTuneConfig
 from openjepa.methods.ijepa import MASKINGS, IJEPAConfig
 from openjepa.methods.mae import MAEConfig
 from openjepa.recipes import auto
-from openjepa.training.recipe import Length, Recipe
+from openjepa.training.recipe import UNITS, Length, Recipe
 from openjepa.training.run import pretrain
-from openjepa.vision.vit import vit
+from openjepa.vision.vit import resized, vit
 
 DEFAULT_RECIPE = auto.NAME
 SHOWN_RECIPE = "ijepa_cifar10_cpu"
 """Whose settings --help shows as defaults where no data is given that `auto` could look at."""
-UNITS = ("epochs", "steps", "images", "minutes")
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,8 @@ def parse_pretrain(argv: list[str]) -> Pretrain:
     kind, size = _given(argv, "--masking"), _given(argv, "--encoder")
     if kind is not None and kind not in MASKINGS:
         raise ConfigError(f"masking = {kind!r}: unknown. {nearest(kind, MASKINGS)}")
-    new = None if size is None else vit(size)
+    if size is not None:
+        vit(size)  # an unknown one is told before anything is looked at
     settings = recipes.get(SHOWN_RECIPE if name == auto.NAME else name)
     method = settings.method
     if isinstance(method, FineTuneConfig):
@@ -91,9 +91,8 @@ def parse_pretrain(argv: list[str]) -> Pretrain:
         raise ConfigError(f"masking = {kind!r}: {name} trains by no masks of this kind. Leave out --masking.")
     if name == auto.NAME:
         settings = _chosen(argv, _masked(replace(settings, name=auto.NAME), kind))
-    elif new is not None:
-        shape = {name: getattr(new, name) for name in ("width", "depth", "heads", "mlp_ratio")}
-        settings = replace(settings, method=replace(method, encoder=replace(method.encoder, **shape)))
+    elif size is not None:
+        settings = replace(settings, method=replace(method, encoder=resized(method.encoder, size)))
     return _parsed(argv, name, _masked(settings, kind))
 
 
@@ -125,6 +124,7 @@ def _chosen(argv: list[str], standin: Recipe) -> Recipe:
         start,
         typed.settings.batch_size if _given(argv, "--batch-size") else None,
         typed.settings.method.encoder.channels,
+        typed.settings.speed.workers,
     )
     choice = auto.auto_for(typed.data, typed.out, wish, typed.settings.name)
     choice.tell()

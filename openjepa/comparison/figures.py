@@ -34,7 +34,7 @@ def standings(found: Comparison) -> tuple[dict[str, dict[str, list[float]]], dic
     pairs = [(o.variant, figure, values) for o in found.outcomes for figure in o.figures]
     for row, figure, place in [*pairs, *((c["row"], c, controls) for c in found.controls)]:
         if figure["score"] is not None and figure["score"]["metric"] == "accuracy":
-            label = f"{LABELS.get(figure['task'], figure['task'])}, {figure['question']} (%)"
+            label = _label(figure["task"], figure["question"])
             place.setdefault(label, {}).setdefault(row, []).append(100 * figure["score"]["value"])
     means = {label: {row: statistics.mean(each) for row, each in rows.items()} for label, rows in controls.items()}
     return (values, means) if values else None
@@ -47,7 +47,7 @@ def courses(found: Comparison) -> dict[tuple[str, str], dict[str, list[curves.Li
         names = dict.fromkeys(name for point in outcome.points for name in point if name.startswith(CURVE_TASKS))
         for name in names:
             task, question = name.split(" ", 1)
-            label = f"{LABELS[task]}, {question} (%)"
+            label = _label(task, question)
             points = [point for point in outcome.points if name in point]
             for x, key, scale in (("minutes of training", "seconds", 1 / 60), ("TFLOP of training", "gflops", 1e-3)):
                 line = [(point[key] * scale, 100 * point[name]) for point in points]
@@ -75,7 +75,7 @@ def scaling(found: Comparison) -> dict[tuple[str, str], dict[str, list[curves.Li
         for figure in o.figures:
             if figure["task"] not in CURVE_TASKS or figure["score"] is None:
                 continue
-            label = f"{LABELS[figure['task']]}, {figure['question']} (%)"
+            label = _label(figure["task"], figure["question"])
             for x, (value, rest) in places.items():
                 line = points.setdefault((x, label), {}).setdefault(o.family + rest, {})
                 line.setdefault(o.variant, []).append((value, 100 * figure["score"]["value"]))
@@ -83,6 +83,10 @@ def scaling(found: Comparison) -> dict[tuple[str, str], dict[str, list[curves.Li
         panel: {name: [sorted(_middle(seeds) for seeds in line.values())] for name, line in lines.items()}
         for panel, lines in points.items()
     }
+
+
+def _label(task: str, question: str) -> str:
+    return f"{LABELS.get(task, task)}, {question} (%)"
 
 
 def _middle(points: list[tuple[float, float]]) -> tuple[float, float]:

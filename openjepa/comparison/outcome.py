@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+RESULTS = "results.json"
+"""Where a comparison lies in its folder."""
+
 
 @dataclass
 class Course:

@@ -112,8 +112,9 @@ def plan(
             wrong += [f"{variant}: {mistake}" for mistake in error.mistakes]
             continue
         entry = Entry(variant, recipe, fraction, family, size if encoders else "")
-        if any((other.recipe, other.fraction) == (recipe, fraction) for other in entries.values()):
-            continue  # a method that has none of the settings that differ
+        is_known = any((other.recipe, other.fraction) == (recipe, fraction) for other in entries.values())
+        if own != change and is_known:
+            continue  # the settings that differ are not this method's
         if entries.setdefault(entry.name, entry) != entry:
             wrong.append(sentence("run", entry.name, "is the name of two different runs", "Give each its own."))
         wrong += [f"{entry.variant}: {mistake}" for mistake in recipe.mistakes()]
@@ -237,6 +238,3 @@ def _split(values: str) -> list[str]:
         else:
             parts[-1] += c
     return parts
-
-
-LENGTHS = tuple(field.name for field in fields(Length))

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from openjepa import storage
 from openjepa.comparison.cost import forget_peak, gflops_per_image, peak_mib
-from openjepa.comparison.outcome import Comparison, Course, Outcome
+from openjepa.comparison.outcome import RESULTS, Comparison, Course, Outcome
 from openjepa.comparison.plan import Entry
 from openjepa.comparison.terms import CURVE_TASKS, CURVE_TEST, CURVE_TRAIN, DENSE, Probing, check, sets, share, some
 from openjepa.config import to_dict
@@ -28,7 +28,7 @@ from openjepa.errors import CheckpointError, ConfigError, DataError, TrainingErr
 from openjepa.evaluation.record import Evaluation
 from openjepa.journal import METRICS
 from openjepa.measure.spectrum import auroc
-from openjepa.methods import build
+from openjepa.methods import Method, build
 from openjepa.randomness import initial_weights
 from openjepa.training.checkpoints import Checkpoints
 from openjepa.training.health import Health
@@ -43,7 +43,6 @@ FAILURES = (TrainingError, DataError, CheckpointError, MemoryError, torch.OutOfM
 PAIRS = 256
 """Images held out whose energies are compared."""
 STATUS = "comparison.json"
-RESULTS = "results.json"
 
 
 def compare(
@@ -83,8 +82,9 @@ def compare(
             outcome = _described(entry, courses[entry.name])
             found.outcomes.append(outcome)
             if outcome.course.status == "finished":
-                _measure(found, outcome, entry, out / entry.name, probing, tasks, few, many, controls)
-                _compare_energies(outcome, entry.recipe, out / entry.name, held_out)
+                method = read_method(out / entry.name)
+                _measure(found, outcome, entry, method, out / entry.name, probing, tasks, few, many, controls)
+                _compare_energies(outcome, entry.recipe, method, held_out, pick_device(probing.device))
             write_document(out / RESULTS, found.document())
             bars.advance(line)
     return found
@@ -184,6 +184,7 @@ def _measure(
     found: Comparison,
     outcome: Outcome,
     entry: Entry,
+    method: Method,
     directory: Path,
     probing: Probing,
     tasks: Sequence[str],
@@ -192,7 +193,7 @@ def _measure(
     controls: dict[ViTConfig, str],
 ) -> None:
     """The figures of a finished run, its curve, and its controls unless another run has brought the same."""
-    method, seed = read_method(directory), entry.recipe.seed
+    seed = entry.recipe.seed
     before = method.encoder.untrained(seed)
     assert before is not None  # a method's encoder is one of ours
     own = controls[entry.recipe.method.encoder]
@@ -232,12 +233,15 @@ def _point(
     return point
 
 
-def _compare_energies(outcome: Outcome, recipe: Recipe, directory: Path, held_out: Source) -> None:
+def _compare_energies(
+    outcome: Outcome, recipe: Recipe, trained: Method, held_out: Source, device: torch.device
+) -> None:
     """What the untrained and the trained method say of pairs of one image, and of pairs whose target is another's."""
     with initial_weights(recipe.seed):
         untrained = build(recipe.method)
-    for when, method in (("before", untrained), ("after", read_method(directory))):
-        same, another = Health(held_out, method, PAIRS, recipe.seed).energies(method, torch.device("cpu"))
+    health = Health(held_out, trained, PAIRS, recipe.seed)
+    for when, method in (("before", untrained), ("after", trained)):
+        same, another = health.energies(method.to(device), device)
         outcome.energies[when] = {"same": _short(same), "another": _short(another)}
         outcome.auroc[when] = auroc(same, another)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from openjepa import storage
+from openjepa.comparison.outcome import RESULTS
 from openjepa.comparison.plan import Entry
 from openjepa.config import to_dict
 from openjepa.data.part import Part, split
@@ -87,9 +88,9 @@ def check(
 
 def refuse_lesser(entries: Sequence[Entry], out: Path) -> None:
     """ConfigError where the tables in `out` hold runs that these are without: they would be written over."""
-    if not (out / "results.json").exists():
+    if not (out / RESULTS).exists():
         return
-    before = {outcome["name"] for outcome in storage.read_document(out, "results")["outcomes"]}
+    before = {outcome["name"] for outcome in storage.read_document(out, Path(RESULTS).stem)["outcomes"]}
     if lost := sorted(before - {entry.name for entry in entries}):
         rule = f"holds a comparison of more runs ({', '.join(lost)}), whose tables would be written over"
         raise ConfigError(sentence("out", str(out), rule, "Take another --out, or ask for those runs too."))

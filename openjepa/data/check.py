@@ -15,26 +15,21 @@ CHECKED_OF_STREAM = 4
 
 
 def check(source: Source, channels: int) -> tuple[list[tuple[str, str]], int]:
-    """Before training: DataError when of a few images spread over the source none can be used, or each has one colour.
-
-    Returns (name, reason) of those that cannot, and how many were tried.
-    """
+    """Before training: (name, reason) of those of a few images spread over the source that cannot be used, and how many
+    were tried. DataError when none can be used, or each has one colour."""
     images, bad = _sample(source, channels)
-    if len(images) > 1 and all((image == image[:1, :1]).all() for image in images):
-        rule = f"each of {len(images)} images tried is of one colour: there is nothing to predict in them"
-        raise DataError(sentence("data", source.identity, rule, "Look at some of them."))
     return bad, len(images) + len(bad)
 
 
 def sides(source: Source, channels: int = 3) -> list[tuple[int, int]]:
-    """(height, width) of a few images spread over the source; DataError when none of them can be used."""
+    """(height, width) of a few images spread over the source; DataError as `check`."""
     return [image.shape[:2] for image in _sample(source, channels)[0]]
 
 
 def _sample(source: Source, channels: int) -> tuple[list[np.ndarray], list[tuple[str, str]]]:
     """A few images spread over the source, decoded; (name, reason) of those among them that cannot be used.
 
-    Of a stream, which is read from its start again, the first few that can be. DataError when there are none.
+    Of a stream, which is read from its start again, the first few that can be.
     """
     if source.is_sequential:
         indices = list(range(CHECKED))
@@ -49,6 +44,9 @@ def _sample(source: Source, channels: int) -> tuple[list[np.ndarray], list[tuple
         images += [] if found is None else [found[1]]
         if source.is_sequential and len(images) == CHECKED_OF_STREAM:
             break
+    if len(images) > 1 and all((image == image[:1, :1]).all() for image in images):
+        rule = f"each of {len(images)} images tried is of one colour: there is nothing to predict in them"
+        raise DataError(sentence("data", source.identity, rule, "Look at some of them."))
     if images:
         return images, bad
     rule = f"none of {len(bad)} images tried can be used: {examples(bad)}"

@@ -235,18 +235,18 @@ class IBOT(Method):
     @torch.no_grad()
     def targets(self, views: Tensor, index: Tensor | None, t: float) -> tuple[Tensor, Any, dict[str, Tensor]]:
         """Normalised global views (2B, C, H, W) to the teacher's probabilities of them, (2, B, K), and of the patches
-        at `index` (P,) among the 2B * N, (P, K); and the mean logits (K,) that the centres are to follow.
-        """
+        at `index` (P,) among the 2B * N, (P, K); and the mean logits (K,) that the centres are to follow."""
         temp, patch_temp = self.config.temps_at(t)
         (tokens,) = self.teacher.encode(views)
         logits = self.head("teacher", "cls")(tokens[:, 0])
         means, patch_probs = {"cls": logits.mean(0)}, None
         if index is not None:
             head = self.head("teacher", "patch")
-            z = head.project(tokens[:, 1:].flatten(0, 1))
-            patch_probs = self.assigned(head.logits(z[index]), "patch", patch_temp)
-            # the mean over all patches, as released: of their projections, since what follows is linear
-            means["patch"] = head.logits(z.to(torch.promote_types(z.dtype, torch.float32)).mean(0))
+            patches, needs_all = tokens[:, 1:].flatten(0, 1), self.config.centring == "mean"
+            z = head.project(patches if needs_all else patches[index])
+            patch_probs = self.assigned(head.logits(z[index] if needs_all else z), "patch", patch_temp)
+            if needs_all:  # as released: of all patches' projections, since what follows is linear
+                means["patch"] = head.logits(z.to(torch.promote_types(z.dtype, torch.float32)).mean(0))
         return self.assigned(logits, "cls", temp).unflatten(0, (2, -1)), patch_probs, means
 
     def note(self, means: dict[str, Tensor], count: int) -> None:

@@ -84,7 +84,8 @@ class IJEPAConfig(MethodConfig):
             wrong.append(sentence("momentum", self.momentum, "must both be in [0, 1]"))
         if not all(0 <= w < float("inf") for w in self.regulariser_weight):
             wrong.append(sentence("regulariser_weight", self.regulariser_weight, "must be from 0"))
-        is_even = isinstance(self.masking, Random) or getattr(self.masking, "context", "") == "fixed"
+        masking = self.masking
+        is_even = isinstance(masking, Random) or (isinstance(masking, MultiBlock) and masking.context == "fixed")
         if self.regulariser_on in ("tokens", "deviations") and not is_even:
             rule = "needs as many context patches for every image, whatever the process"
             remedy = "Take --masking multiblock with masking.context = fixed, or --masking random."

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from openjepa.config import changed
 from openjepa.errors import ConfigError, nearest
 from openjepa.recipes import finetune, ibot, ijepa, mae
-from openjepa.training.recipe import Length, Recipe
+from openjepa.training.recipe import UNITS, Length, Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     function.__name__: function
@@ -45,8 +45,7 @@ def with_settings(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
     >>> with_settings(get("ijepa_cifar10_cpu"), {"steps": 50, "optim.lr": 1e-3}).length.given()
     {'steps': 50}
     """
-    units = {field.name for field in fields(Length)}
-    length = {name: value for name, value in settings.items() if name in units}
+    length = {name: value for name, value in settings.items() if name in UNITS}
     if length:
         recipe = replace(recipe, length=Length(**length))
-    return changed(recipe, {name: value for name, value in settings.items() if name not in units})
+    return changed(recipe, {name: value for name, value in settings.items() if name not in UNITS})

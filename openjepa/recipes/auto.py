@@ -1,7 +1,6 @@
 """`auto`: a recipe for images that nobody has tuned for, from their size and number, the device and the budget.
 
-Speeds are measured on the machine, in a few seconds. The limits below are first guesses, set beside runs on images of
-32 pixels on a CPU (LOG.md).
+Speeds are measured on the machine, in a few seconds. The limits are first guesses: no experiment has set them yet.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from openjepa.recipes.ijepa import ijepa_cifar10_cpu
 from openjepa.training.checkpoints import Checkpoints
 from openjepa.training.recipe import Length, Recipe
 from openjepa.vision.predictor import PredictorConfig
-from openjepa.vision.vit import ViTConfig, vit
+from openjepa.vision.vit import ViTConfig, resized, vit
 
 NAME = "auto"
 DEFAULT_LENGTH = Length(minutes=30)
@@ -41,11 +40,13 @@ WORTHWHILE = {"pico": 0, "nano": 250_000, "micro": 2_000_000, "small": 20_000_00
 SPEED_LEFT = 0.85
 """Of the measured speed, when the run is judged too."""
 MEASURED_S = 1.0
+FEW = 16
+"""Images that speeds are measured on; on a GPU, the smallest batch."""
 STEPS = 1_200
 """Steps that a run should have, before its batches grow."""
 BATCHES = (64, 128, 256)
 STEPS_BATCH = 128
-"""Images a step, where the length is in steps."""
+"""Images a step, where the length is in steps and there are as many images."""
 STEPS_JUDGED = 20
 """Steps from one judgement to the next, at least: what happens in fewer is noise, and judging is not free."""
 START_LR = 0.1
@@ -65,6 +66,8 @@ class Wish:
     """The shape of the encoder that the run begins with."""
     batch_size: int | None = None
     channels: int = 3
+    workers: int | None = None
+    """Loader processes."""
 
 
 @dataclass(frozen=True)
@@ -146,38 +149,43 @@ def chosen_encoder(
 ) -> tuple[str, float, str]:
     """Name of the encoder, images that the run will see, and why."""
     ((unit, value),) = length.given().items()
+    count = None if source.is_sequential else len(source)
     first = next(iter(candidates))
     found, seen, pace, larger = first, 0.0, "", ""
+    loading = loaded_per_second(candidates[first], source, wish) if unit == "minutes" else 0.0
     for name, shape in candidates.items():
         if unit == "minutes":
-            speed = measured(shape, source, world, wish)
+            # all processes choose alike, and wait for the last
+            slowest = -distributed.agree_max(-min(loading, trained_per_second(shape, world, wish)))
+            speed = slowest * world.size
             images, here = speed * SPEED_LEFT * 60 * value, f"{speed:,.0f} images/s here, so "
         else:
-            batch_size = wish.batch_size or STEPS_BATCH
-            each = {"images": 1, "steps": batch_size, "epochs": 0 if source.is_sequential else len(source)}[unit]
-            images, here = value * each, ""
+            batch_size = wish.batch_size or batch_for(length, 0, world.size, count)
+            images, here = value * {"images": 1, "steps": batch_size, "epochs": count or 0}[unit], ""
         if name != first and images < WORTHWHILE[name]:
             larger = f"; {name} would see {images:,.0f}, and is taken from {WORTHWHILE[name]:,} on"
             break
         found, seen, pace = name, images, here
-    passes = "" if source.is_sequential else f", {seen / len(source):,.1f} times each"
+    passes = "" if count is None else f", {seen / count:,.1f} times each"
     return found, seen, f"encoder {found}: {pace}about {seen:,.0f} images in {value:g} {unit}{passes}{larger}"
 
 
-def measured(shape: ViTConfig, source: Source, world: distributed.World, wish: Wish) -> float:
-    """Images a second of all processes: of training steps or of loading, whichever is slower."""
+def trained_per_second(shape: ViTConfig, world: distributed.World, wish: Wish) -> float:
+    """Images a second of training steps of one process."""
     recipe = shaped(shape, BATCHES[0], DEFAULT_LENGTH, wish)
     # without the term that looks over all processes: each measures for itself
     assert isinstance(recipe.method, IJEPAConfig)
     method = replace(recipe.method, regulariser="none")
-    batch_size = BATCHES[0] if world.device.type == "cuda" else BATCHES[0] // 4
-    training = images_per_second(method, recipe.optim, batch_size, MEASURED_S, str(world.device))
-    steps = Steps(source, build(method).views, seed=0, batch_size=BATCHES[0] // 4)
+    batch_size = BATCHES[0] if world.device.type == "cuda" else FEW
+    return images_per_second(method, recipe.optim, batch_size, MEASURED_S, str(world.device))
+
+
+def loaded_per_second(shape: ViTConfig, source: Source, wish: Wish) -> float:
+    """Images a second that the loader processes of one training process read, decode and crop."""
+    views = build(shaped(shape, FEW, DEFAULT_LENGTH, wish).method).views
     started = time.perf_counter()
-    steps[0]
-    loading = BATCHES[0] // 4 * max(1, num_workers(None)) / (time.perf_counter() - started)
-    slowest = -distributed.agree_max(-min(training, loading))  # all choose alike, and wait for the last
-    return slowest * world.size
+    Steps(source, views, seed=0, batch_size=FEW)[0]
+    return FEW * max(1, num_workers(wish.workers)) / (time.perf_counter() - started)
 
 
 def batch_for(length: Length, seen: float, num_processes: int, count: int | None = None) -> int:
@@ -233,9 +241,7 @@ def resumed(recipe: Recipe, out: Path, wish: Wish) -> Choice:
     """The recipe of a run that goes on, with the encoder, the length and the device that are asked for now."""
     method = recipe.method
     if wish.encoder is not None:  # where that is another one, the run refuses it
-        asked = vit(wish.encoder)
-        shape = {name: getattr(asked, name) for name in ("width", "depth", "heads", "mlp_ratio")}
-        method = replace(method, encoder=replace(method.encoder, **shape))
+        method = replace(method, encoder=resized(method.encoder, wish.encoder))
     speed = replace(recipe.speed, device=wish.device)
     recipe = replace(recipe, method=method, speed=speed, length=wish.length or recipe.length)
     return Choice(recipe, (f"as chosen when the run in {out} began",))

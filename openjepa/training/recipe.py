@@ -6,7 +6,7 @@ may change when a run is resumed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
 from tyro.conf import Suppress
@@ -35,7 +35,7 @@ class Length:
 
     def given(self) -> dict[str, float]:
         """The lengths that are set: one, unless there is a mistake."""
-        values = {name: getattr(self, name) for name in ("epochs", "steps", "images", "minutes")}
+        values = {name: getattr(self, name) for name in UNITS}
         return {name: value for name, value in values.items() if value is not None}
 
     def mistakes(self) -> list[str]:
@@ -46,6 +46,10 @@ class Length:
             return [sentence("length", given or None, rule)]
         ((name, value),) = given.items()
         return [] if value > 0 else [sentence(name, value, "must be above 0")]
+
+
+UNITS = tuple(field.name for field in fields(Length))
+"""What a length can be given in."""
 
 
 @dataclass(frozen=True)

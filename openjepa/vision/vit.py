@@ -116,6 +116,12 @@ def vit(size: str, image_size: int | tuple[int, int] = 224, patch: int = 16) -> 
     return ViTConfig(sides, patch, width, depth, heads, mlp_ratio)
 
 
+def resized(config: ViTConfig, size: str) -> ViTConfig:
+    """The same configuration in another named size."""
+    new = vit(size)
+    return replace(config, width=new.width, depth=new.depth, heads=new.heads, mlp_ratio=new.mlp_ratio)
+
+
 class ViT(Encoder):
     """Encodes all patches of an image, or only those it is told to keep."""
 

@@ -83,6 +83,8 @@ def test_a_method_without_the_settings_that_differ_runs_once():
     runs = ("base:", "wide: predictor.width=128 predictor.heads=4")
     entries = plan(("ijepa", "mae"), STEPS, SMALL, runs=runs)
     assert [entry.variant for entry in entries] == ["ijepa base", "mae base", "ijepa wide"]
+    twice = plan(("ijepa",), STEPS, SMALL, runs=("base:", "same: optim.lr=2e-3"))  # the recipe's own
+    assert [entry.variant for entry in twice] == ["ijepa base", "ijepa same"]
 
 
 def test_a_list_of_runs_is_crossed_with_settings_under_names_of_their_own():

@@ -62,9 +62,15 @@ def test_images_of_one_colour_each_are_refused_and_one_with_something_in_it_is_n
     assert check(Mixed(100), 3) == ([], 16)
 
 
+def drawn(height):
+    image = np.zeros((height, 20, 3), np.uint8)
+    image[1:3] = 200
+    return image
+
+
 def test_sides_are_those_of_images_spread_over_the_source():
     class Sized(Numbered):
         def __getitem__(self, index):
-            return replace(super().__getitem__(index), image=np.zeros((8 + index, 20, 3), np.uint8))
+            return replace(super().__getitem__(index), image=drawn(8 + index))
 
     assert sides(Sized(31)) == [(8 + 2 * i, 20) for i in range(16)]

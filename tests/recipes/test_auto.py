@@ -22,6 +22,12 @@ from tests.data.test_check import Drawn
 from tests.training.conftest import make_images
 
 
+def drawn(shape):
+    image = np.zeros(shape, np.uint8)
+    image[1:3] = 200
+    return image
+
+
 class Sized(Drawn):
     """Images of a height and a width."""
 
@@ -30,7 +36,7 @@ class Sized(Drawn):
         self.shape = (height, width, 3)
 
     def __getitem__(self, index):
-        return replace(super().__getitem__(index), image=np.zeros(self.shape, np.uint8))
+        return replace(super().__getitem__(index), image=drawn(self.shape))
 
 
 @pytest.mark.parametrize(
@@ -65,11 +71,12 @@ def test_minutes_are_counted_at_the_speed_of_the_machine(monkeypatch):
     speeds = {128: 1_000.0, 192: 400.0, 256: 100.0}
     asked = []
 
-    def measured(shape, source, world, wish):
+    def trained(shape, world, wish):
         asked.append(shape.width)
         return speeds[shape.width]
 
-    monkeypatch.setattr(auto, "measured", measured)
+    monkeypatch.setattr(auto, "trained_per_second", trained)
+    monkeypatch.setattr(auto, "loaded_per_second", lambda *args: 1e9)
     source = Sized(5_000, 32, 32)
     choice = auto.auto(source, Wish(Length(minutes=20), "cpu"))
     assert choice.recipe.method.encoder.width == 192  # 408,000 images; 102,000 are too few for the next
@@ -82,13 +89,26 @@ def test_minutes_are_counted_at_the_speed_of_the_machine(monkeypatch):
     assert auto.auto(source, Wish(device="cpu")).recipe.length == Length(minutes=30)
 
 
-def test_the_speed_is_that_of_the_slower_of_training_and_loading(monkeypatch):
-    monkeypatch.setattr(auto, "images_per_second", lambda *args: 50.0)
-    source, world, shape = Sized(100, 32, 32), distributed.start("cpu"), vit("pico", 32, 4)
-    assert auto.measured(shape, source, world, Wish()) == 50
-    assert auto.measured(shape, source, replace(world, size=3), Wish()) == 150
-    monkeypatch.setattr(auto, "images_per_second", lambda *args: 1e9)
-    assert 10 < auto.measured(shape, source, world, Wish()) < 1e8
+def test_the_speed_is_that_of_the_slower_of_training_and_loading_times_the_processes(monkeypatch):
+    source, length = Sized(1_000, 32, 32), Length(minutes=10)
+    shape, world, wish = vit("pico", 32, 4), distributed.start("cpu"), Wish(length, "cpu", workers=0)
+    monkeypatch.setattr(auto, "trained_per_second", lambda *args: 50.0)
+    for loading, size, speed in ((70.0, 1, 50), (20.0, 1, 20), (70.0, 3, 150)):
+        monkeypatch.setattr(auto, "loaded_per_second", lambda *args, loading=loading: loading)
+        _, seen, why = auto.chosen_encoder({"pico": shape}, source, length, replace(world, size=size), wish)
+        assert seen == pytest.approx(speed * 0.85 * 600)
+        assert f"encoder pico: {speed} images/s here" in why
+
+
+def test_training_and_loading_are_measured(monkeypatch):
+    shape, world = vit("pico", 32, 4), distributed.start("cpu")
+    monkeypatch.setattr(auto, "MEASURED_S", 0.1)
+    assert 1 < auto.trained_per_second(shape, world, Wish()) < 1e5
+    alone = auto.loaded_per_second(shape, Sized(100, 32, 32), Wish(workers=0))
+    assert 10 < alone < 1e6
+    monkeypatch.setattr(auto.time, "perf_counter", iter([0.0, 2.0, 0.0, 2.0]).__next__)
+    assert auto.loaded_per_second(shape, Sized(100, 32, 32), Wish(workers=0)) == 8
+    assert auto.loaded_per_second(shape, Sized(100, 32, 32), Wish(workers=3)) == 24
 
 
 def test_batches_can_be_shared_by_the_processes():
@@ -134,7 +154,8 @@ def test_a_folder_alone_is_enough_and_the_same_command_goes_on(tmp_path, capsys)
     assert cli.run(command) == 0
     said = capsys.readouterr().out
     assert "auto: 60 images" in said
-    assert "about 1,536 images in 12 steps, 25.6 times each" in said
+    assert "about 384 images in 12 steps, 6.4 times each" in said
+    assert "auto: batches of 32: 12 steps or so" in said
     document = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert (document["recipe"]["name"], document["recipe"]["method"]["encoder"]["depth"]) == ("auto", 1)
     assert cli.run(command) == 0
