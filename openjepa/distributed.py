@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from openjepa.errors import ConfigError, sentence
@@ -116,12 +117,17 @@ class _Gather(torch.autograd.Function):
         return grads[0].chunk(size)[rank] * size
 
 
-def gather_rows(x: Tensor) -> Tensor:
-    """All ranks' rows of x, in rank order, so that a batch statistic is that of the global batch.
+def gather_rows(x: Tensor, is_even: bool = True) -> Tensor:
+    """All ranks' rows of x (N, D), in rank order, so that a batch statistic is that of the global batch.
 
     Gradients flow so that averaging parameters' gradients over ranks gives those of one process holding
-    the whole batch.
+    the whole batch. Ranks may hold different numbers of rows where not `is_even`; they wait for each other then.
     """
     if not dist.is_initialized():
         return x
-    return _Gather.apply(x)
+    if is_even:
+        return _Gather.apply(x)
+    rank, size = dist.get_rank(), dist.get_world_size()
+    counts = [int(count) for count in agree_sum([float(len(x) * (i == rank)) for i in range(size)])]
+    parts = _Gather.apply(F.pad(x, (0, 0, 0, max(counts) - len(x)))).chunk(size)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

@@ -16,6 +16,7 @@ from openjepa.errors import ConfigError, nearest, sentence
 from openjepa.methods import MethodConfig
 from openjepa.methods.ibot import IBOTConfig
 from openjepa.methods.ijepa import MASKINGS, IJEPAConfig
+from openjepa.methods.mae import MAEConfig
 from openjepa.training.recipe import Keep, Length, Recipe, Watch
 from openjepa.vision.vit import ViTConfig, vit
 
@@ -23,6 +24,8 @@ M = TypeVar("M", bound=MethodConfig)
 
 METHODS = {"ijepa": "ijepa_cifar10_cpu", "mae": "mae_cifar10_cpu", "ibot": "ibot_cifar10_cpu"}
 """The recipe that each method is compared with, adapted to the backbone that all share."""
+MASKING = "masking"  # a setting whose values are kinds of masks, of which these methods have a choice
+MASKED = IJEPAConfig | MAEConfig
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,10 @@ class Entry:
 class Backbone:
     """What all runs share, whatever the method."""
 
-    encoder: str = "nano"
+    encoder: str = "pico"
     image_size: int = 32
     patch: int = 4
-    batch_size: int = 256
+    batch_size: int = 64
 
     def mistakes(self) -> list[str]:
         """Every setting that cannot be used, as sentences."""
@@ -77,7 +80,7 @@ def plan(
     """Every run, methods innermost so that they alternate; ConfigError with every mistake of every run.
 
     `settings`: values to try by dotted name, all combinations; the prefix "method." may be left out, and a method that
-    lacks a setting runs without it. `runs`: in their
+    lacks a setting runs without it; `masking` is a kind of masks. `runs`: in their
     place a list, each "name: setting=value setting=value". `points`: how often over a run the encoder is kept.
     """
     wrong = [f"method = {name!r}: unknown. {nearest(name, METHODS)}" for name in methods if name not in METHODS]
@@ -119,7 +122,7 @@ def plan(
             wrong.append(sentence("run", entry.name, "is the name of two different runs", "Give each its own."))
         wrong += [f"{entry.variant}: {mistake}" for mistake in recipe.mistakes()]
     if wrong:
-        raise ConfigError(wrong)
+        raise ConfigError(list(dict.fromkeys(wrong)))  # each once, whatever the number of seeds
     return list(entries.values())
 
 
@@ -130,6 +133,9 @@ def _nowhere(names: Iterable[str], methods: Sequence[str]) -> list[str]:
         if any(_has(method, name) for method in methods):
             continue
         for method in methods:
+            if name == MASKING:
+                wrong.append(sentence(name, method, "has masks of its own", "Take it for ijepa or mae."))
+                continue
             try:
                 changed(recipes.get(METHODS[method]), {_full(name, method): None})
             except ConfigError as error:
@@ -138,7 +144,12 @@ def _nowhere(names: Iterable[str], methods: Sequence[str]) -> list[str]:
 
 
 def _has(method: str, name: str) -> bool:
-    """Whether the recipe of a method has a setting of this name."""
+    """Whether the recipe of a method has a setting of this name; `masking` is the kind of the masks."""
+    head, _, tail = name.partition(".")
+    if head == MASKING and isinstance(recipes.get(METHODS[method]).method, MASKED):
+        return not tail or any(tail in {f.name for f in fields(kind())} for kind in MASKINGS.values())
+    if name == MASKING:
+        return False
     try:
         changed(recipes.get(METHODS[method]), {_full(name, method): None})
     except ConfigError:
@@ -180,7 +191,10 @@ def _recipe(
     """The recipe of a method on the shared backbone, changed."""
     recipe = recipes.get(METHODS[method])
     config = on(recipe.method, vit(backbone.encoder, backbone.image_size, backbone.patch))
-    if masking and isinstance(config, IJEPAConfig):
+    masking = change.get(MASKING, masking)
+    if masking and isinstance(config, MASKED):
+        if masking not in MASKINGS:
+            raise ConfigError(f"masking = {masking!r}: unknown. {nearest(masking, MASKINGS)}")
         config = replace(config, masking=MASKINGS[masking]())
     recipe = replace(
         recipe,
@@ -192,7 +206,7 @@ def _recipe(
         watch=replace(Watch(), probes=points),
         keep=Keep(milestones=points, last=1),
     )
-    return changed(recipe, {_full(name, method): value for name, value in change.items()})
+    return changed(recipe, {_full(name, method): value for name, value in change.items() if name != MASKING})
 
 
 def on(config: M, shape: ViTConfig) -> M:

@@ -40,6 +40,11 @@ class Masks:
 class Masking(ABC):
     """Draws masks. The subclasses are frozen dataclasses: their fields are the configuration."""
 
+    @property
+    def is_even(self) -> bool:
+        """True when K, the length of contexts, is the same for every step and process."""
+        return True
+
     @abstractmethod
     def mistakes(self, grid: Grid) -> list[str]:
         """Every setting that cannot work on this grid (rows, columns), as sentences."""

@@ -62,6 +62,11 @@ class MultiBlock(Masking):
     min_context: int = 4
     """Fewest context patches that an image may be left with."""
 
+    @property
+    def is_even(self) -> bool:
+        """See `Masking.is_even`."""
+        return self.context == "fixed"
+
     @classmethod
     def official(cls) -> Official:
         """The released sampler, biases and all, for whoever must match the released weights."""

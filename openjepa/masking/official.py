@@ -40,6 +40,11 @@ class Official(Masking):
     min_keep: int = 10
     """A context has more patches than this, where the grid allows it."""
 
+    @property
+    def is_even(self) -> bool:
+        """See `Masking.is_even`."""
+        return False
+
     def mistakes(self, grid: Grid) -> list[str]:
         """See `Masking.mistakes`."""
         wrong = grid_mistakes(grid)

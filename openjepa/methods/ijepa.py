@@ -84,12 +84,6 @@ class IJEPAConfig(MethodConfig):
             wrong.append(sentence("momentum", self.momentum, "must both be in [0, 1]"))
         if not all(0 <= w < float("inf") for w in self.regulariser_weight):
             wrong.append(sentence("regulariser_weight", self.regulariser_weight, "must be from 0"))
-        masking = self.masking
-        is_even = isinstance(masking, Random) or (isinstance(masking, MultiBlock) and masking.context == "fixed")
-        if self.regulariser_on in ("tokens", "deviations") and not is_even:
-            rule = "needs as many context patches for every image, whatever the process"
-            remedy = "Take --masking multiblock with masking.context = fixed, or --masking random."
-            wrong.append(sentence("regulariser_on", self.regulariser_on, rule, remedy))
         if self.target_centre and self.target != "output":
             rule = f"is for targets that are cut from the output; target is {self.target}"
             wrong.append(sentence("target_centre", True, rule, "Leave it off."))
@@ -178,7 +172,9 @@ class IJEPA(Method):
             return {"loss": energy, "energy": energy.detach()}
         rows = self.regularised(context, predictions, batch)
         is_sigreg = self.config.regulariser == "sigreg"
-        term = sigreg(rows, batch.seed, batch.step) if is_sigreg else variance_covariance(rows)
+        is_pooled = self.config.regulariser_on in ("context", "predictions")
+        is_even = is_pooled or (batch.masks.context_valid is None and self.config.masking.is_even)
+        term = sigreg(rows, batch.seed, batch.step, is_even) if is_sigreg else variance_covariance(rows, is_even)
         loss = energy + linear(t, *self.config.regulariser_weight) * term
         return {"loss": loss, "energy": energy.detach(), "regulariser": term.detach()}
 
@@ -186,10 +182,11 @@ class IJEPA(Method):
         """The rows (any number, D) that the anti-collapse term is a statistic of."""
         if self.config.regulariser_on == "context":
             return patch_mean(context, batch.masks.context_valid, dim=-2)
-        if self.config.regulariser_on == "tokens":
-            return context.flatten(0, 1)
-        if self.config.regulariser_on == "deviations":
-            return (context - context.mean(1, keepdim=True)).flatten(0, 1)
+        if self.config.regulariser_on in ("tokens", "deviations"):
+            valid = batch.masks.context_valid
+            if self.config.regulariser_on == "deviations":
+                context = context - patch_mean(context, valid, dim=-2).unsqueeze(1)
+            return context.flatten(0, 1) if valid is None else context[valid]
         return patch_mean(predictions, batch.masks.target_valid, dim=-2).flatten(0, 1)
 
     @torch.no_grad()

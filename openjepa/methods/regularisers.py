@@ -17,9 +17,12 @@ NUM_DIRECTIONS = 256  # of the projections that SIGReg tests for normality
 KNOTS, KNOT_END = 17, 5.0  # LeJEPA's quadrature of the Epps-Pulley statistic: 17 points on [0, 5]
 
 
-def variance_covariance(x: Tensor) -> Tensor:
-    """(B, D) -> (): how far standard deviations fall short of 1, and how correlated dimensions are."""
-    x = gather_rows(x).to(torch.promote_types(x.dtype, torch.float32))
+def variance_covariance(x: Tensor, is_even: bool = True) -> Tensor:
+    """(B, D) -> (): how far standard deviations fall short of 1, and how correlated dimensions are.
+
+    `is_even`: every process has as many rows.
+    """
+    x = gather_rows(x, is_even).to(torch.promote_types(x.dtype, torch.float32))
     x = x - x.mean(dim=0)
     with torch.autocast(x.device.type, enabled=False):  # it would round the product to bfloat16
         covariance = x.T @ x / max(x.shape[0] - 1, 1)
@@ -29,13 +32,13 @@ def variance_covariance(x: Tensor) -> Tensor:
     return shortfall + COVARIANCE_SHARE * correlation
 
 
-def sigreg(x: Tensor, seed: int, step: int) -> Tensor:
-    """(B, D) -> (): Epps-Pulley distance of random projections from a standard normal.
+def sigreg(x: Tensor, seed: int, step: int, is_even: bool = True) -> Tensor:
+    """(B, D) -> (): Epps-Pulley distance of random projections from a standard normal; `is_even` as above.
 
     The squared distance between empirical and normal characteristic functions under a Gaussian window,
     averaged over directions and, as in LeJEPA, scaled by the number of rows.
     """
-    x = gather_rows(x).to(torch.promote_types(x.dtype, torch.float32))
+    x = gather_rows(x, is_even).to(torch.promote_types(x.dtype, torch.float32))
     draw = torch_generator(seed, "sigreg", step)
     directions = torch.randn(x.shape[1], NUM_DIRECTIONS, generator=draw, pin_memory=x.is_cuda)
     directions = directions.to(x.device, non_blocking=True).to(x.dtype)

@@ -49,6 +49,10 @@ STEPS_BATCH = 128
 """Images a step, where the length is in steps and there are as many images."""
 STEPS_JUDGED = 20
 """Steps from one judgement to the next, at least: what happens in fewer is noise, and judging is not free."""
+EMA_STEPS = 600
+EMA = 0.005
+"""1 - momentum of the target encoder at the start of a run of EMA_STEPS, by the root of the steps; a fifth of it at the
+end. Slower, and the target of a short run is still what it was at the start; faster, and the student learns less."""
 START_LR = 0.1
 """Of the learning rate from scratch, where a run begins with given weights."""
 
@@ -124,7 +128,7 @@ def auto(source: Source, wish: Wish | None = None) -> Choice:
     patches = f"{shape.grid[1]} x {shape.grid[0]} patches of {shape.patch}"
     reasons = [f"{many}, mostly {wide} x {high}: crops of {shape.image_size[1]} pixels, {patches}", why]
     batch_size = wish.batch_size or batch_for(length, seen, world.size, count)
-    recipe = shaped(shape, batch_size, length, wish)
+    recipe = shaped(shape, batch_size, length, wish, seen / batch_size)
     probes = int(min(recipe.watch.probes, max(1, seen / batch_size / STEPS_JUDGED)))
     recipe = replace(recipe, watch=replace(recipe.watch, probes=probes))
     reasons.append(
@@ -205,13 +209,13 @@ def limits() -> str:
         f"Crops: at most {LARGEST_SIDE['cpu']} pixels on a CPU, {LARGEST_SIDE['cuda']} on a GPU.",
         f"Encoder: {sizes}.",
         f"Batch: {' or '.join(map(str, BATCHES))}, the largest that leaves {STEPS:,} steps.",
-        "Learning rate: by the root of the batch.",
+        "Learning rate: by the root of the batch. Momentum of the target encoder: by the root of the steps.",
     )
     return "\n".join(lines)
 
 
-def shaped(shape: ViTConfig, batch_size: int, length: Length, wish: Wish) -> Recipe:
-    """The recipe for small images, for another encoder and batch."""
+def shaped(shape: ViTConfig, batch_size: int, length: Length, wish: Wish, steps: float = EMA_STEPS) -> Recipe:
+    """The recipe for small images, for another encoder, batch and number of steps."""
     base = ijepa_cifar10_cpu()
     assert isinstance(base.method, IJEPAConfig)
     shape = replace(shape, init=base.method.encoder.init)
@@ -219,6 +223,8 @@ def shaped(shape: ViTConfig, batch_size: int, length: Length, wish: Wish) -> Rec
         shape = replace(shape, mean=(0.5,) * wish.channels, std=(0.25,) * wish.channels)
     width = min(384, max(64, shape.width // 2 // 32 * 32))
     method = replace(base.method, encoder=shape, predictor=PredictorConfig(width=width, depth=2, heads=width // 32))
+    follows = min(0.01, EMA * (EMA_STEPS / max(1, steps)) ** 0.5)
+    method = replace(method, momentum=(1 - follows, 1 - follows / 5))
     lr = base.optim.lr * (batch_size / base.batch_size) ** 0.5  # Adam: by the root of the batch
     lr *= 1.0 if wish.start is None else START_LR
     return replace(

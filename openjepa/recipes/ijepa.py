@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from openjepa.data.views import Crop
-from openjepa.masking.multiblock import MultiBlock
+from openjepa.masking.rivals import Random
 from openjepa.methods.ijepa import IJEPAConfig
 from openjepa.optim import OptimConfig
 from openjepa.training.recipe import Length, Recipe
@@ -24,17 +26,19 @@ def ijepa_cifar10_cpu() -> Recipe:
     return Recipe(
         name="ijepa_cifar10_cpu",
         method=IJEPAConfig(
-            encoder=vit("nano", image_size=32, patch=4),
-            predictor=PredictorConfig(width=96, depth=2, heads=3),
-            masking=MultiBlock(),
+            encoder=replace(vit("pico", image_size=32, patch=4), init="xavier"),
+            predictor=PredictorConfig(width=64, depth=2, heads=2),
+            masking=Random(scale=0.75),
             crop=Crop(scale=(0.4, 1.0)),
-            momentum=(0.99, 1.0),
+            target_centre=True,
+            momentum=(0.998, 1.0),
             regulariser="variance_covariance",
-            regulariser_weight=(1.0, 0.0),
+            regulariser_on="deviations",
+            regulariser_weight=(0.1, 0.0),
         ),
         optim=OptimConfig(lr=2e-3, warmup=0.05, weight_decay_end=0.04),
         length=Length(minutes=60),
-        batch_size=256,
+        batch_size=64,
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from openjepa.comparison.plan import Backbone, plan, values_from
 from openjepa.errors import ConfigError
+from openjepa.masking.multiblock import MultiBlock
 from openjepa.masking.rivals import Random
 from openjepa.training.recipe import Length
 
@@ -71,6 +72,20 @@ def test_every_mistake_is_named_with_the_nearest():
         values_from(["predictor.depth"])
     with pytest.raises(ConfigError, match=r"ijepa depth=0: .*predictor.depth"):
         plan(("ijepa",), STEPS, SMALL, settings={"predictor.depth": [0]})
+
+
+def test_a_listed_run_may_name_the_kind_of_its_masks():
+    runs = ("base:", "blocks: masking=multiblock masking.num_targets=2")
+    entries = plan(("ijepa", "mae", "ibot"), STEPS, SMALL, runs=runs)
+    assert [entry.variant for entry in entries] == [
+        "ijepa base", "mae base", "ibot base", "ijepa blocks", "mae blocks",
+    ]  # fmt: skip
+    blocks = [entry.recipe.method.masking for entry in entries if "blocks" in entry.variant]
+    assert blocks == [MultiBlock(num_targets=2)] * 2
+    with pytest.raises(ConfigError, match="Did you mean 'random'"):
+        plan(("ijepa",), STEPS, SMALL, runs=("base: masking=randon",))
+    with pytest.raises(ConfigError, match="masks of its own"):
+        plan(("ibot",), STEPS, SMALL, runs=("base: masking=random",))
 
 
 def test_values_as_they_are_typed():

@@ -60,7 +60,11 @@ def test_longer_runs_have_larger_encoders_and_batches():
     assert widths == [128, 128, 192, 256]
     assert [recipe.batch_size for recipe in recipes] == [64, 64, 128, 256]
     rates = [recipe.optim.lr for recipe in recipes]
-    assert rates == pytest.approx([1e-3, 1e-3, 1e-3 * 2**0.5, 2e-3])
+    assert rates == pytest.approx([2e-3, 2e-3, 2e-3 * 2**0.5, 4e-3])
+    assert recipes[1].method.momentum == pytest.approx(
+        (1 - 0.005 * (600 / 1562.5) ** 0.5, 1 - 0.001 * (600 / 1562.5) ** 0.5)
+    )
+    assert recipes[3].method.momentum[0] > recipes[2].method.momentum[0] > recipes[1].method.momentum[0]
     assert [recipe.watch.probes for recipe in recipes] == [10, 10, 10, 10]
     short = [auto.auto(source, Wish(Length(images=images))).recipe for images in (1_000, 2_000, 5_000)]
     assert [recipe.watch.probes for recipe in short] == [1, 1, 3]
@@ -123,7 +127,7 @@ def test_given_weights_keep_their_shape_and_get_a_lower_rate():
     method = choice.recipe.method
     assert (method.encoder.width, method.encoder.image_size, method.encoder.patch) == (384, (224, 224), 16)
     assert method.predictor.width == 192
-    assert choice.recipe.optim.lr == pytest.approx(1e-4)
+    assert choice.recipe.optim.lr == pytest.approx(2e-4)
     assert "crops of 224 pixels, 14 x 14 patches of 16" in choice.reasons[0]
 
 
@@ -189,7 +193,7 @@ def test_arrays_of_other_channel_counts_and_a_batch_of_ones_own(tmp_path, capsys
         cli.run(["pretrain", str(tmp_path), *few])
     statistics = [word for name in ("mean", "std") for word in (f"--method.encoder.{name}", *["0.5"] * 5)]
     assert cli.run(["pretrain", str(tmp_path), *few, *statistics]) == 0
-    assert "batches of 4: 10 steps or so; learning rate 0.00025" in capsys.readouterr().out
+    assert "batches of 4: 10 steps or so; learning rate 0.0005" in capsys.readouterr().out
 
 
 def test_under_torchrun_the_processes_choose_alike(tmp_path):

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from openjepa import storage
 from openjepa.config import to_dict
 from openjepa.errors import ConfigError, DataError, TrainingError
+from openjepa.masking.multiblock import MultiBlock
 from openjepa.methods.ibot import IBOTConfig
 from openjepa.methods.ijepa import IJEPA, IJEPAConfig
 from openjepa.training.probe import Probe
@@ -43,6 +44,8 @@ def test_two_processes_equal_one(tiny: Recipe, images: Path, tmp_path: Path) -> 
     for rows in ("tokens", "predictions"):
         method = replace(tiny.method, regulariser="variance_covariance", regulariser_on=rows)
         recipes[rows] = replace(tiny, precision="float64", method=method)
+    method = replace(method, regulariser_on="deviations", masking=MultiBlock(context="all"))  # rows that pad
+    recipes["uneven"] = replace(tiny, precision="float64", method=method)
     others = {kind.__name__: method for kind, method in TINY.items() if kind is not IJEPAConfig}
     others["sinkhorn"] = replace(TINY[IBOTConfig], centring="sinkhorn")
     recipes |= {name: replace(tiny, precision="float64", method=method) for name, method in others.items()}
