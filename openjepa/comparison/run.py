@@ -91,16 +91,19 @@ def compare(
 
 
 def control_names(entries: Sequence[Entry]) -> dict[ViTConfig, str]:
-    """What each untrained backbone is called: by method and size, or by the first run that has it where that is not
-    enough."""
-    first: dict[ViTConfig, Entry] = {}
+    """What each untrained backbone is called: by the methods that begin with it and its size, or by the first run that
+    has it where that is not enough."""
+    owners: dict[ViTConfig, list[Entry]] = {}
     for entry in entries:
-        first.setdefault(entry.recipe.method.encoder, entry)
-    if len(first) == 1:
-        return dict.fromkeys(first, "untrained")
-    short = {config: f"{entry.recipe.name} {entry.size}".strip() for config, entry in first.items()}
+        owners.setdefault(entry.recipe.method.encoder, []).append(entry)
+    if len(owners) == 1:
+        return dict.fromkeys(owners, "untrained")
+    short = {
+        config: f"{', '.join(dict.fromkeys(entry.recipe.name for entry in own))} {own[0].size}".strip()
+        for config, own in owners.items()
+    }
     is_enough = len(set(short.values())) == len(short)
-    return {config: f"untrained ({short[config] if is_enough else entry.variant})" for config, entry in first.items()}
+    return {config: f"untrained ({short[config] if is_enough else own[0].variant})" for config, own in owners.items()}
 
 
 def _bars(is_quiet: bool) -> Progress:

@@ -247,10 +247,12 @@ def test_untrained_encoders_are_called_by_what_tells_them_apart():
         entries(("ijepa",), settings={"predictor.depth": [1, 2]}),
         plan(("ijepa", "mae"), Length(steps=10), SMALL, encoders=("pico", "nano"), fractions=(0.5, 1.0)),
         plan(("ijepa",), Length(steps=10), SMALL, settings={"encoder.init": ["rescaled", "xavier"]}),
+        plan(("ijepa", "ibot"), Length(steps=10), SMALL),
     )]  # fmt: skip
     assert names[0] == ["untrained"]
-    assert set(names[1]) == {f"untrained ({m} {size})" for m in ("ijepa", "mae") for size in ("pico", "nano")}
+    assert set(names[1]) == {f"untrained (ijepa, mae {size})" for size in ("pico", "nano")}
     assert names[2] == ["untrained (ijepa init=rescaled)", "untrained (ijepa init=xavier)"]
+    assert names[3] == ["untrained (ijepa)", "untrained (ibot)"]
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_is_trained(tmp_path):

@@ -72,6 +72,9 @@ def test_every_mistake_is_named_with_the_nearest():
         values_from(["predictor.depth"])
     with pytest.raises(ConfigError, match=r"ijepa depth=0: .*predictor.depth"):
         plan(("ijepa",), STEPS, SMALL, settings={"predictor.depth": [0]})
+    with pytest.raises(ConfigError) as caught:
+        plan(("ijepa",), STEPS, SMALL, settings={"masking.scale": [1.5]}, seeds=(0, 1, 2))
+    assert len(caught.value.mistakes) == 1  # whatever the number of seeds
 
 
 def test_a_listed_run_may_name_the_kind_of_its_masks():
