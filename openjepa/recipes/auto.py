@@ -1,7 +1,7 @@
 """`auto`: a recipe for images that nobody has tuned for, from their size and number, the device and the budget.
 
-Speeds are measured on the machine, in a few seconds. The limits are first guesses, but for the smallest encoder, batch and rate: those of
-the recipe for CIFAR-10 (results/recipes).
+Speeds are measured on the machine, in a few seconds. The limits are first guesses, but for the smallest encoder, batch
+and rate: those are the CIFAR-10 recipe's (results/recipes).
 """
 
 from __future__ import annotations

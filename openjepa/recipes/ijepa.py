@@ -24,8 +24,8 @@ def ijepa_cifar10_cpu() -> Recipe:
         --recipe ijepa_cifar10_cpu
     Hardware: two CPU cores.
     Time: 60 minutes; --minutes 10 for a look.
-    To reach: 20-NN 55.2 %, linear 63.7 % on the last four layers and 56.3 % on the last (untrained 33.5, 53.2, 44.6; raw
-        pixels 40.3, 41.9), in 60 minutes on one of the two (results/recipes/hour).
+    To reach: 20-NN 55.2 %, linear 63.7 % on the last four layers and 56.3 % on the last (untrained 33.5, 53.2, 44.6;
+        raw pixels 40.3, 41.9), in 60 minutes on one of the two (results/recipes/hour).
     """
     return Recipe(
         name="ijepa_cifar10_cpu",
