@@ -47,7 +47,7 @@ class Compare:
     set: tuple[str, ...] = ()
     """Settings to try, all combinations: name=value,value such as predictor.depth=2,4 or optim.lr=1e-3,2e-3."""
     runs: tuple[str, ...] = ()
-    """Or a list of runs: "name: setting=value setting=value"."""
+    """Or a list of runs: "name: setting=value setting=value"; masking=KIND gives one its kind of masks."""
     encoders: tuple[str, ...] = ()
     """Encoder sizes to try."""
     data_fractions: tuple[float, ...] = ()

@@ -80,8 +80,8 @@ def plan(
     """Every run, methods innermost so that they alternate; ConfigError with every mistake of every run.
 
     `settings`: values to try by dotted name, all combinations; the prefix "method." may be left out, and a method that
-    lacks a setting runs without it; `masking` is a kind of masks. `runs`: in their
-    place a list, each "name: setting=value setting=value". `points`: how often over a run the encoder is kept.
+    lacks a setting runs without it; `masking` is a kind of masks. `runs`: in their place a list, each
+    "name: setting=value setting=value". `points`: how often over a run the encoder is kept.
     """
     wrong = [f"method = {name!r}: unknown. {nearest(name, METHODS)}" for name in methods if name not in METHODS]
     wrong += [f"masking = {name!r}: unknown. {nearest(name, MASKINGS)}" for name in maskings if name not in MASKINGS]
@@ -134,7 +134,7 @@ def _nowhere(names: Iterable[str], methods: Sequence[str]) -> list[str]:
             continue
         for method in methods:
             if name == MASKING:
-                wrong.append(sentence(name, method, "has masks of its own", "Take it for ijepa or mae."))
+                wrong.append(f"{name}: {method} has masks of its own. Leave it out, or add ijepa or mae to --methods.")
                 continue
             try:
                 changed(recipes.get(METHODS[method]), {_full(name, method): None})
@@ -146,10 +146,11 @@ def _nowhere(names: Iterable[str], methods: Sequence[str]) -> list[str]:
 def _has(method: str, name: str) -> bool:
     """Whether the recipe of a method has a setting of this name; `masking` is the kind of the masks."""
     head, _, tail = name.partition(".")
-    if head == MASKING and isinstance(recipes.get(METHODS[method]).method, MASKED):
-        return not tail or any(tail in {f.name for f in fields(kind())} for kind in MASKINGS.values())
+    is_masked = isinstance(recipes.get(METHODS[method]).method, MASKED)
     if name == MASKING:
-        return False
+        return is_masked
+    if head == MASKING and is_masked:
+        return any(tail in {f.name for f in fields(kind())} for kind in MASKINGS.values())
     try:
         changed(recipes.get(METHODS[method]), {_full(name, method): None})
     except ConfigError:
