@@ -20,6 +20,9 @@ TELLS = 0.55  # AUROC of the energy above which it does tell true pairs from fal
 PATIENCE = 3  # judgements without a gain before a run counts as stalled
 PROBE_GAIN = 0.005  # accuracy; the probe's own standard error is about 0.01 on 2,000 images
 AUROC_GAIN, RANK_GAIN = 0.005, 0.02  # AUROC; relative
+ALL_TOLD = (
+    0.98  # AUROC from which gains are no longer seen: runs that went on learning stood there (LOG.md, 2026-11-27)
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ def judge(history: list[dict[str, float]], can_collapse: bool = True) -> Verdict
     tells = now["energy_auroc"]
     state = f"{telling(now)}; effective rank {now['rank_target']:.1f}, untrained {first['rank_target']:.1f}"
     if len(history) > PATIENCE and not has_gained(history):
+        if not is_labelled(history) and tells >= ALL_TOLD:
+            return Verdict("learning", f"{state}; only probes on labels could tell whether it still gains")
         return Verdict("stalled", f"nothing better in the last {PATIENCE} judgements; {state}")
     is_better = any(now[name] > first[name] + PROBE_GAIN for name in ("knn", "linear") if name in first and name in now)
     if tells < TELLS and not is_better:
@@ -101,17 +106,20 @@ def telling(now: dict[str, float]) -> str:
     return f"energy tells true from false pairs with AUROC {now['energy_auroc']:.2f} (chance 0.50)"
 
 
+def is_labelled(history: list[dict[str, float]]) -> bool:
+    """True when accuracies are many enough to say whether a run gains; probes may be rarer than judgements."""
+    return sum("linear" in judged for judged in history) > PATIENCE
+
+
 def has_gained(history: list[dict[str, float]]) -> bool:
     """True when one of the last judgements beat all before it: in accuracy, or without labels in AUROC or rank."""
-    labelled = [judged for judged in history if "linear" in judged]
-    is_labelled = len(labelled) > PATIENCE  # probes may be rarer than judgements
-    part = labelled if is_labelled else history
+    part = [judged for judged in history if "linear" in judged] if is_labelled(history) else history
     old, new = part[:-PATIENCE], part[-PATIENCE:]
 
     def best(part: list[dict[str, float]], name: str) -> float:
         return max(judged[name] for judged in part)
 
-    if is_labelled:
+    if is_labelled(history):
         return any(best(new, name) > best(old, name) + PROBE_GAIN for name in ("knn", "linear"))
     is_telling = best(new, "energy_auroc") > best(old, "energy_auroc") + AUROC_GAIN
     return is_telling or best(new, "rank_target") > best(old, "rank_target") * (1 + RANK_GAIN)

@@ -67,6 +67,17 @@ def test_labels_decide_where_there_are_any() -> None:
     assert judge(figures).word == "learning"
 
 
+def test_without_labels_a_run_that_tells_all_pairs_apart_is_not_called_stalled() -> None:
+    told = [UNTRAINED, *[after(energy_auroc=0.99)] * 6]
+    verdict = judge(told)
+    assert verdict.word == "learning"
+    assert "only probes on labels could tell" in verdict.reason
+    assert judge([UNTRAINED, *[after(energy_auroc=0.97)] * 6]).word == "stalled"
+    probed = [{**each, "knn": 0.4, "linear": 0.5} for each in told]
+    assert judge(probed).word == "stalled"
+    assert judge([*told[:-2], *probed[-2:]]).word == "learning"  # too few probes to say
+
+
 def test_energies_that_never_tell_are_stalled() -> None:
     ranks = [after(rank_target=7.0 + n, energy_auroc=0.51) for n in range(5)]
     assert judge(ranks).word == "stalled"
