@@ -157,10 +157,22 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
+_SPOKEN: dict[Any, str] = {
+    float: "a number", int: "a whole number", bool: "true or false", str: "text", type(None): "none"
+}  # fmt: skip
+
+
 def _spoken(hint: Any) -> str:
+    """What a field may hold, in words that suit the command line and Python alike."""
+    parts = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+        return "one of " + ", ".join(map(repr, parts))
+    if _is_union(hint):
+        return " or ".join(map(_spoken, parts))
+    if typing.get_origin(hint) is tuple:
+        length = "list" if parts[-1] is Ellipsis else f"list of {len(parts)}"
+        return f"a {length}, each {_spoken(parts[0])}"
+    return _SPOKEN.get(hint) or hint.__name__
 
 
 def _choice(value: Any, hint: Any) -> str:

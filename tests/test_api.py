@@ -104,7 +104,7 @@ def test_types_and_choices_are_checked(tmp_path: Path) -> None:
     with pytest.raises(openjepa.ConfigError) as caught:
         openjepa.pretrain("scenes", tiny_recipe(), tmp_path, method__loss="smooth_l2", batch_size=1.5)
     assert "Did you mean 'smooth_l1'" in str(caught.value)
-    assert "batch_size = 1.5: must be int" in str(caught.value)
+    assert "batch_size = 1.5: must be a whole number" in str(caught.value)
 
 
 def test_a_budget_under_ten_steps_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openjepa.config import at_most_one, changed, differences, flat, from_dict, to_dict
+from openjepa.config import at_most_one, changed, differences, flat, from_dict, to_dict, type_mistakes
 from openjepa.errors import ConfigError
 from openjepa.masking.multiblock import MultiBlock
 from openjepa.methods import METHODS, MethodConfig
@@ -104,6 +104,24 @@ def test_changed() -> None:
     assert recipe == Recipe()
     assert changed(new, {"method.encoder.depth": 12, "optim.betas": (0.9, 0.999), "seed": 0}) == recipe
     assert changed(recipe, {}) == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "rule"),
+    [
+        ("optim.lr", "abc", "a number"),
+        ("batch_size", 1.5, "a whole number"),
+        ("watch.wandb", 3, "text or none"),
+        ("method.momentum", 0.99, "a list of 2, each a number"),
+        ("method.encoder.mean", "grey", "a list, each a number"),
+        ("method.target_centre", "maybe", "true or false"),
+        ("method.loss", "l3", "one of 'smooth_l1', 'l2', 'l1'"),
+    ],
+)
+def test_what_a_field_may_hold_is_told_in_words(name: str, given: Any, rule: str) -> None:
+    wrong = type_mistakes(changed(RECIPES["ijepa_cifar10_cpu"](), {name: given}))
+    assert len(wrong) == 1
+    assert wrong[0].startswith(f"{name} = {given!r}: must be {rule}.")
 
 
 def test_all_unknown_settings_are_reported_at_once() -> None:
