@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,12 +34,15 @@ class Journal:
         *,
         is_silent: bool = False,
         is_quiet: bool = False,
+        on_progress: Callable[[float], None] | None = None,
         resumed_at: int | None = None,
         wandb_project: str | None = None,
     ) -> None:
         """`resumed_at`: forget what was recorded past this step, since it will be done again; None: forget all.
-        `is_quiet`: write the files but say nothing except warnings."""
-        self.is_silent, self.is_quiet = is_silent, is_quiet
+        `is_quiet`: write the files but say nothing except warnings, which then name the run by its directory.
+        `on_progress`: told how far the run is, in 0..1, by whoever shows that elsewhere."""
+        self.is_silent, self.is_quiet, self.on_progress = is_silent, is_quiet, on_progress
+        self.whose = f"{directory.name}: " if is_quiet else ""
         self.console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self.bar: Progress | None = None
         self.task: TaskID | None = None
@@ -80,7 +83,7 @@ class Journal:
     def warn(self, text: str) -> None:
         """A line that must not be missed; also kept among the metrics."""
         if not self.is_silent:
-            self._print(f"warning: {text}", style="yellow")
+            self._print(f"{self.whose}warning: {text}", style="yellow")
             self._write({"kind": "warning", "text": text})
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
@@ -121,6 +124,8 @@ class Journal:
 
     def show(self, t: float, status: str) -> None:
         """Where the run is: moves the bar on a terminal, prints a line elsewhere."""
+        if self.on_progress is not None and not self.is_silent:
+            self.on_progress(t)
         if self.is_silent or self.is_quiet:
             return
         if not sys.stderr.isatty():

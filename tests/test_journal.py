@@ -148,12 +148,14 @@ def test_plain_lines_where_there_is_no_terminal(
 
 
 def test_quiet_says_only_warnings(tmp_path: Path, no_tensorboard: None, capsys: pytest.CaptureFixture[str]) -> None:
-    with Journal(tmp_path, is_quiet=True) as log:
+    seen: list[float] = []
+    with Journal(tmp_path, is_quiet=True, on_progress=seen.append) as log:
         log.say("a")
         log.show(0.5, "b")
         log.record("train", 1, {})
         log.warn("c")
-    assert capsys.readouterr().err == "warning: c\n"
+    assert capsys.readouterr().err == f"{tmp_path.name}: warning: c\n"
+    assert seen == [0.5]
     assert [line["kind"] for line in records(tmp_path)] == ["train", "warning"]
 
 

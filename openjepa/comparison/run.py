@@ -7,14 +7,15 @@ them; each resumes from its own directory, so a comparison that was stopped goes
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from openjepa import storage
 from openjepa.comparison.cost import forget_peak, gflops_per_image, peak_mib
@@ -124,7 +125,8 @@ def _train(
             course = courses[entry.name]
             if not course.is_going:
                 continue
-            is_stopped = _slice(entry, course, train, out / entry.name, slice_minutes)
+            move = partial(_moved, bars, lines[entry.name])
+            is_stopped = _slice(entry, course, train, out / entry.name, slice_minutes, move)
             bars.update(lines[entry.name], completed=course.t, description=f"{entry.name} {course.verdict}")
             if course.status == "failed":
                 bars.console.print(f"{entry.name}: failed: {course.reason}", style="red", markup=False)
@@ -133,15 +135,27 @@ def _train(
     return True
 
 
-def _slice(entry: Entry, course: Course, train: Source, directory: Path, slice_minutes: float) -> bool:
+def _moved(bars: Progress, line: TaskID, t: float) -> None:
+    bars.update(line, completed=t)
+
+
+def _slice(
+    entry: Entry,
+    course: Course,
+    train: Source,
+    directory: Path,
+    slice_minutes: float,
+    on_progress: Callable[[float], None],
+) -> bool:
     """Train one run for a while and note how it goes. True when a signal stopped it."""
     device = pick_device(entry.recipe.speed.device)
     source = share(train, entry.fraction)
     forget_peak(device)
     try:
         result = pretrain(
-            entry.recipe, source, directory, probe_data="none", slice_minutes=slice_minutes, is_quiet=True
-        )
+            entry.recipe, source, directory, probe_data="none", slice_minutes=slice_minutes, is_quiet=True,
+            on_progress=on_progress,
+        )  # fmt: skip
     except FAILURES as error:  # a result, and not the end of the comparison
         course.status, course.reason = "failed", str(error)
         course.verdict = "diverged" if isinstance(error, TrainingError) else "failed"

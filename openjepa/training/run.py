@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def pretrain(
     resume_from: str | None = None,
     slice_minutes: float | None = None,
     is_quiet: bool = False,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Result:
     """Pretrain on `data` into the directory `out`; goes on by itself where an earlier call stopped.
 
@@ -79,6 +81,7 @@ def pretrain(
     labels serve the probe alone; None takes those of `data` if it has any, "none" does without. `start`: an encoder
     whose weights are the first ones, in place of fresh ones.
     `slice_minutes`: stop after about so long, to be gone on with by the next call.
+    `is_quiet`: only warnings are printed. `on_progress`: told how far the run is, in 0..1, at each line of metrics.
     `resume` insists that there is something to go on from; `resume_from` names the checkpoint.
     Raises ConfigError, DataError, CheckpointError or TrainingError, each saying what to do.
     """
@@ -104,6 +107,7 @@ def pretrain(
             out,
             is_silent=not world.is_first,
             is_quiet=is_quiet,
+            on_progress=on_progress,
             resumed_at=None if saved is None else saved["step"],
             wandb_project=recipe.watch.wandb,
         ) as journal:

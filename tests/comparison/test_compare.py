@@ -113,6 +113,14 @@ def test_runs_take_turns(tmp_path, monkeypatch):
     assert order == ["ijepa", "mae"] * 10
 
 
+def test_a_bar_moves_while_its_run_trains(tmp_path, monkeypatch):
+    moves = []
+    monkeypatch.setattr(run, "_moved", lambda bars, line, t: moves.append((int(line), t)))
+    each = entries(points=0)
+    compare(each, str(make_images(tmp_path)), None, tmp_path / "out", probing=NO_PROBES, is_quiet=True)
+    assert moves == [(0, 0.4), (0, 0.8), (0, 1.0), (1, 0.4), (1, 0.8), (1, 1.0)]
+
+
 @pytest.mark.parametrize(
     "error", [DataError("the disk is gone"), torch.OutOfMemoryError("too large"), MemoryError("no")]
 )
