@@ -54,7 +54,7 @@ def test_crops_follow_the_images_and_lose_few_of_their_pixels(shape, size, patch
 
 def test_longer_runs_have_larger_encoders_and_batches():
     source = Sized(5_000, 32, 32)
-    lengths = [Length(images=30_000), Length(images=100_000), Length(epochs=60), Length(images=3_000_000)]
+    lengths = [Length(images=30_000), Length(images=100_000), Length(epochs=400), Length(images=6_000_000)]
     recipes = [auto.auto(source, Wish(length)).recipe for length in lengths]
     widths = [recipe.method.encoder.width for recipe in recipes]
     assert widths == [128, 128, 192, 256]
@@ -72,7 +72,7 @@ def test_longer_runs_have_larger_encoders_and_batches():
 
 
 def test_minutes_are_counted_at_the_speed_of_the_machine(monkeypatch):
-    speeds = {128: 1_000.0, 192: 400.0, 256: 100.0}
+    speeds = {128: 1_000.0, 192: 900.0, 256: 100.0}
     asked = []
 
     def trained(shape, world, wish):
@@ -82,13 +82,13 @@ def test_minutes_are_counted_at_the_speed_of_the_machine(monkeypatch):
     monkeypatch.setattr(auto, "trained_per_second", trained)
     monkeypatch.setattr(auto, "loaded_per_second", lambda *args: 1e9)
     source = Sized(5_000, 32, 32)
-    choice = auto.auto(source, Wish(Length(minutes=20), "cpu"))
-    assert choice.recipe.method.encoder.width == 192  # 408,000 images; 102,000 are too few for the next
+    choice = auto.auto(source, Wish(Length(minutes=30), "cpu"))
+    assert choice.recipe.method.encoder.width == 192  # 1,377,000 images; 153,000 are too few for the next
     assert asked == [128, 192, 256]
-    said = "encoder nano: 400 images/s here, so about 408,000 images in 20 minutes, 81.6 times each"
-    said += "; micro would see 102,000, and is taken from 2,000,000 on"
+    said = "encoder nano: 900 images/s here, so about 1,377,000 images in 30 minutes, 275.4 times each"
+    said += "; micro would see 153,000, and is taken from 4,000,000 on"
     assert said in choice.reasons
-    assert choice.recipe.length == Length(minutes=20)
+    assert choice.recipe.length == Length(minutes=30)
     assert auto.auto(source, Wish(Length(minutes=1), "cpu")).recipe.method.encoder.width == 128
     assert auto.auto(source, Wish(device="cpu")).recipe.length == Length(minutes=30)
 
@@ -116,7 +116,7 @@ def test_training_and_loading_are_measured(monkeypatch):
 
 
 def test_batches_can_be_shared_by_the_processes():
-    assert [auto.batch_for(Length(minutes=5), 1_200 * 128, n) for n in (1, 2, 3, 12)] == [128, 128, 129, 132]
+    assert [auto.batch_for(Length(minutes=5), auto.STEPS * 128, n) for n in (1, 2, 3, 12)] == [128, 128, 129, 132]
     assert auto.batch_for(Length(steps=5), 640, 1) == 128
     assert [auto.batch_for(Length(steps=5), 640, 1, count) for count in (60, 100, 500)] == [32, 64, 128]
 

@@ -1,0 +1,60 @@
+"""The short runs of a folder here as a table: python results/recipes/screens.py FOLDER [BASE_FOLDER] BASE
+
+Mean and standard deviation over seeds, in %, and the mean difference from the run BASE, seed by seed, with its
+standard deviation. Reads table.csv and runs.csv, which `openjepa compare` wrote.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import statistics
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TASKS = {"knn": "20-NN", "linear": "linear"}
+
+
+def read(folder: Path) -> dict[str, dict[str, dict[int, float]]]:
+    """{run: {task or "seconds" or "images": {seed: number}}}."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    with (folder / "table.csv").open() as file:
+        rows = [(row["run"], f"{row['task']} {row['question']}", row["value"]) for row in csv.DictReader(file)]
+    with (folder / "runs.csv").open() as file:
+        costs = list(csv.DictReader(file))
+    rows += [(row["run"], name, row[name]) for row in costs for name in ("images", "seconds")]
+    for run, name, value in rows:
+        match = re.fullmatch(r"(?:ijepa-)?(.*?)(?:-momentum-[\d.]+-[\d.]+)?(?:-seed|, seed )(\d+)", run)
+        assert match is not None
+        found.setdefault(match[1], {}).setdefault(name, {})[int(match[2])] = float(value or "nan")
+    return found
+
+
+def spread(values: list[float]) -> str:
+    """'47.4 ± 0.5'."""
+    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def main(folder: str, *base: str) -> None:
+    """Print the table."""
+    runs = read(HERE / folder)
+    against = read(HERE / (base[0] if len(base) > 1 else folder))[base[-1]]
+    names = [name for name in against if name not in ("images", "seconds")]
+    heads = [TASKS.get(name.removesuffix(" class"), name) for name in names]
+    lines = [["setting", *(cell for head in heads for cell in (head, f"less `{base[-1]}`")), "images", "seconds"]]
+    lines.append(["---"] * len(lines[0]))
+    for run, figures in runs.items():
+        line = [run]
+        for name in names:
+            mine = {seed: 100 * value for seed, value in figures[name].items()}
+            less = [value - 100 * against[name][seed] for seed, value in mine.items() if seed in against[name]]
+            line += [spread(list(mine.values())), "" if run == base[-1] else spread(less)]
+        for name in ("images", "seconds"):
+            line.append(f"{statistics.mean(figures[name].values()):,.0f}" if name in figures else "")
+        lines.append(line)
+    sys.stdout.writelines(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
