@@ -30,7 +30,7 @@ def draw(
     pictures = shown.permute(0, 2, 3, 1).numpy()
     rows = {
         "image": pictures,
-        "context (bright)\nand 4 targets": masked(pictures, config),
+        "context (bright)\nand targets": masked(pictures, config),
         "features,\nuntrained": principal_colours(before, shown),
         "features,\nI-JEPA": principal_colours(after, shown),
     }
