@@ -170,8 +170,8 @@ def _spoken(hint: Any) -> str:
     if _is_union(hint):
         return " or ".join(map(_spoken, parts))
     if typing.get_origin(hint) is tuple:
-        length = "list" if parts[-1] is Ellipsis else f"list of {len(parts)}"
-        return f"a {length}, each {_spoken(parts[0])}"
+        length = "list of" if parts[-1] is Ellipsis else f"list of {len(parts)}"
+        return f"a {length} {_spoken(parts[0]).removeprefix('a ')}s"
     return _SPOKEN.get(hint) or hint.__name__
 
 

@@ -20,9 +20,9 @@ TELLS = 0.55  # AUROC of the energy above which it does tell true pairs from fal
 PATIENCE = 3  # judgements without a gain before a run counts as stalled
 PROBE_GAIN = 0.005  # accuracy; the probe's own standard error is about 0.01 on 2,000 images
 AUROC_GAIN, RANK_GAIN = 0.005, 0.02  # AUROC; relative
-ALL_TOLD = (
-    0.98  # AUROC from which gains are no longer seen: runs that went on learning stood there (LOG.md, 2026-11-27)
-)
+# AUROC from which gains are no longer seen: a run four minutes long stood there, and one of thirty learnt far more
+# (LOG.md, 2026-11-27, on I-JEPA)
+ALL_TOLD = 0.98
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def judge(history: list[dict[str, float]], can_collapse: bool = True) -> Verdict
     state = f"{telling(now)}; effective rank {now['rank_target']:.1f}, untrained {first['rank_target']:.1f}"
     if len(history) > PATIENCE and not has_gained(history):
         if not is_labelled(history) and tells >= ALL_TOLD:
-            return Verdict("learning", f"{state}; only probes on labels could tell whether it still gains")
+            return Verdict("learning", f"{state}; only more probes on labels could tell whether it still gains")
         return Verdict("stalled", f"nothing better in the last {PATIENCE} judgements; {state}")
     is_better = any(now[name] > first[name] + PROBE_GAIN for name in ("knn", "linear") if name in first and name in now)
     if tells < TELLS and not is_better:

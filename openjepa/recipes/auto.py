@@ -1,7 +1,8 @@
 """`auto`: a recipe for images that nobody has tuned for, from their size and number, the device and the budget.
 
 Speeds are measured on the machine, in a few seconds. Encoder, batch and rate are those of the CIFAR-10 recipe as far as
-that was measured, which is up to 800,000 images (results/recipes); what lies beyond is a guess.
+that was measured, which is up to 800,000 images (results/recipes). What lies beyond is a guess, and so are the grids,
+the largest side, the batch of lengths in steps and the course of the momentum.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from openjepa.vision.vit import vit
 
 
 def small_images(image_size: int, patch: int, momentum: tuple[float, float]) -> IJEPAConfig:
-    """What the runs for a laptop share. Departs from the paper in five settings (docs/decisions/010-small-images.md):
-    scattered targets, less the mean of their image's patches, an anti-collapse term on what context patches have of
-    their own, Xavier's initialisation, a slower target."""
+    """What the runs for a laptop share. Departs from the paper (docs/decisions/010-small-images.md) in scattered
+    targets, less the mean of their image's patches, an anti-collapse term on what context patches have of their own
+    and Xavier's initialisation, besides the momentum that is given."""
     return IJEPAConfig(
         encoder=replace(vit("pico", image_size=image_size, patch=patch), init="xavier"),
         predictor=PredictorConfig(width=64, depth=2, heads=2),
@@ -33,7 +33,7 @@ def small_images(image_size: int, patch: int, momentum: tuple[float, float]) -> 
 def ijepa_cifar10_cpu() -> Recipe:
     """CIFAR-10, or other images of about 32 pixels, on a CPU.
 
-    Departs from the paper in five settings (`small_images`).
+    Departs from the paper in five settings (docs/decisions/010-small-images.md).
 
     Command: openjepa pretrain --data cifar10/train.parquet --probe-test cifar10/test.parquet \\
         --recipe ijepa_cifar10_cpu
@@ -53,6 +53,8 @@ def ijepa_cifar10_cpu() -> Recipe:
 
 def ijepa_scenes_demo() -> Recipe:
     """`scenes` of 64 pixels, up to three objects at scale 1.5, on a laptop CPU: what the demo trains.
+
+    Departs from the paper in five settings (docs/decisions/010-small-images.md).
 
     Command: openjepa demo
     Hardware: two CPU cores.

@@ -71,7 +71,7 @@ def test_without_labels_a_run_that_tells_all_pairs_apart_is_not_called_stalled()
     told = [UNTRAINED, *[after(energy_auroc=0.99)] * 6]
     verdict = judge(told)
     assert verdict.word == "learning"
-    assert "only probes on labels could tell" in verdict.reason
+    assert "only more probes on labels could tell" in verdict.reason
     assert judge([UNTRAINED, *[after(energy_auroc=0.97)] * 6]).word == "stalled"
     probed = [{**each, "knn": 0.4, "linear": 0.5} for each in told]
     assert judge(probed).word == "stalled"
