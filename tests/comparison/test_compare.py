@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
+from rich.progress import Progress
 
 from openjepa import cli
 from openjepa.comparison import run
@@ -114,11 +115,22 @@ def test_runs_take_turns(tmp_path, monkeypatch):
 
 
 def test_a_bar_moves_while_its_run_trains(tmp_path, monkeypatch):
-    moves = []
-    monkeypatch.setattr(run, "_moved", lambda bars, line, t: moves.append((int(line), t)))
-    each = entries(points=0)
-    compare(each, str(make_images(tmp_path)), None, tmp_path / "out", probing=NO_PROBES, is_quiet=True)
-    assert moves == [(0, 0.4), (0, 0.8), (0, 1.0), (1, 0.4), (1, 0.8), (1, 1.0)]
+    moves, real = [], run.pretrain
+
+    class Watched(Progress):
+        def update(self, task_id, **more):
+            moves.append((int(task_id), more.get("completed")))
+            super().update(task_id, **more)
+
+    def pretrained(*args, **more):
+        moves.append("trains")
+        return real(*args, **more)
+
+    monkeypatch.setattr(run, "_bars", lambda is_quiet: Watched(disable=True))
+    monkeypatch.setattr(run, "pretrain", pretrained)
+    compare(entries(points=0), str(make_images(tmp_path)), None, tmp_path / "out", probing=NO_PROBES)
+    assert moves[2:6] == ["trains", (0, 0.4), (0, 0.8), (0, 1.0)]
+    assert moves[7:11] == ["trains", (1, 0.4), (1, 0.8), (1, 1.0)]
 
 
 @pytest.mark.parametrize(
