@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openjepa import recipes
-from openjepa.errors import CheckpointError, ConfigError, DataError, OpenJepaError, TrainingError
+from openjepa.errors import CheckpointError, ConfigError, DataError, OpenJepaError, TrainingError, sentence
 from openjepa.evaluation.run import Evaluation
 from openjepa.evaluation.run import evaluate as _evaluate
 from openjepa.load import begun_with, load_encoder, load_method
@@ -43,12 +43,13 @@ def pretrain(
     DataError, CheckpointError or TrainingError; each says what to do.
     """
     changes = {name.replace("__", "."): value for name, value in settings.items()}
+    choice = None
     if recipe == auto.NAME:
         choice = _chosen(data, out, start, changes)
-        if not is_quiet:
-            choice.tell()
         recipe = choice.recipe
     chosen = recipes.with_settings(recipes.get(recipe) if isinstance(recipe, str) else recipe, changes)
+    if choice and not is_quiet:
+        choice.changed(chosen).tell()
     chosen, first = begun_with(chosen, start)
     return _run(
         chosen,
@@ -66,12 +67,15 @@ def pretrain(
 def _chosen(data: str, out: str | Path, start: str | Path | None, changes: dict[str, Any]) -> auto.Choice:
     """What `auto` chooses, with regard to the settings that are given."""
     lengths = {unit: changes[unit] for unit in UNITS if unit in changes}
+    mean = changes.get("method.encoder.mean", (0, 0, 0))
+    if not isinstance(mean, Sequence):
+        raise ConfigError(sentence("method.encoder.mean", mean, "must be a list", "Such as (0.5, 0.5, 0.5)."))
     wish = auto.Wish(
         Length(**lengths) if lengths else None,
         changes.get("speed.device", "auto"),
         start=None if start is None else begun_with(recipes.get("ijepa_cifar10_cpu"), start)[0].method.encoder,
         batch_size=changes.get("batch_size"),
-        channels=len(changes.get("method.encoder.mean", (0, 0, 0))),
+        channels=len(mean),
         workers=changes.get("speed.workers"),
     )
     return auto.auto_for(data, out, wish, changes.get("name", auto.NAME))

@@ -90,8 +90,11 @@ def parse_pretrain(argv: list[str]) -> Pretrain:
     if kind is not None and not isinstance(method, (IJEPAConfig, MAEConfig)):
         raise ConfigError(f"masking = {kind!r}: {name} trains by no masks of this kind. Leave out --masking.")
     if name == auto.NAME:
-        settings = _chosen(argv, _masked(replace(settings, name=auto.NAME), kind))
-    elif size is not None:
+        choice = _chosen(argv, _masked(replace(settings, name=auto.NAME), kind))
+        parsed = _parsed(argv, name, _masked(choice.recipe, kind))
+        choice.changed(parsed.settings).tell()
+        return parsed
+    if size is not None:
         settings = replace(settings, method=replace(method, encoder=resized(method.encoder, size)))
     return _parsed(argv, name, _masked(settings, kind))
 
@@ -109,8 +112,8 @@ def _masked(settings: Recipe, kind: str | None) -> Recipe:
     return replace(settings, method=replace(method, masking=MASKINGS[kind]()))
 
 
-def _chosen(argv: list[str], standin: Recipe) -> Recipe:
-    """What `auto` chooses for what was typed, and says why; `standin` where only the help is wanted."""
+def _chosen(argv: list[str], standin: Recipe) -> auto.Choice:
+    """What `auto` chooses for what was typed; `standin` where only the help is wanted."""
     typed = _parsed(argv, auto.NAME, standin)  # help and mistyped flags end here
     lengths = {unit: getattr(typed, unit) for unit in UNITS}
     length = Length(**lengths)
@@ -126,17 +129,14 @@ def _chosen(argv: list[str], standin: Recipe) -> Recipe:
         typed.settings.method.encoder.channels,
         typed.settings.speed.workers,
     )
-    choice = auto.auto_for(typed.data, typed.out, wish, typed.settings.name)
-    choice.tell()
-    return choice.recipe
+    return auto.auto_for(typed.data, typed.out, wish, typed.settings.name)
 
 
 def _given(argv: list[str], flag: str) -> str | None:
     for place, here in enumerate(argv):
-        if here == flag:
-            return argv[place + 1] if place + 1 < len(argv) else None
-        if here.startswith(flag + "="):
-            return here[len(flag) + 1 :]
+        name, is_joined, value = here.partition("=")
+        if name.replace("_", "-") == flag:  # tyro takes either
+            return value if is_joined else argv[place + 1] if place + 1 < len(argv) else None
     return None
 
 

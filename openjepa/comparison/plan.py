@@ -26,6 +26,7 @@ METHODS = {"ijepa": "ijepa_cifar10_cpu", "mae": "mae_cifar10_cpu", "ibot": "ibot
 """The recipe that each method is compared with, adapted to the backbone that all share."""
 MASKING = "masking"  # a setting whose values are kinds of masks, of which these methods have a choice
 MASKED = IJEPAConfig | MAEConfig
+SHARED = ("seed", "length")  # what no run of a list may have to itself
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,9 @@ def plan(
         raise ConfigError(wrong)
     entries: dict[str, Entry] = {}
     changes, listed = _changes(settings, runs)
+    if maskings and any(MASKING in change for _, change in changes):
+        rule = "are given, and a run or --set names masks of its own"
+        raise ConfigError(sentence("masking", list(maskings), rule, "Leave one out."))
     wrong += _nowhere({name for _, change in changes for name in change}, methods)
     axes = (seeds, fractions or (1.0,), sizes, changes, maskings or ("",), methods)
     for seed, fraction, size, (label, change), masking, method in itertools.product(*axes):
@@ -173,6 +177,10 @@ def _changes(
         if not is_given:
             raise ConfigError(sentence("run", run, "must be 'name: setting=value ...'"))
         own = settings_from(rest.split())
+        if both := sorted(set(own) & set(grid)):
+            raise ConfigError(sentence("run", name, f"sets {', '.join(both)}, and so does --set", "Leave one out."))
+        if shared := sorted(key for key in own if key.split(".")[0] in SHARED):
+            raise ConfigError(sentence("run", name, f"sets {', '.join(shared)}", "Lengths and seeds are flags."))
         listed |= set(own)
         found += [(name.strip(), {**change, **own}) for change in combined]
     return found, listed
@@ -194,8 +202,8 @@ def _recipe(
     config = on(recipe.method, vit(backbone.encoder, backbone.image_size, backbone.patch))
     masking = change.get(MASKING, masking)
     if masking and isinstance(config, MASKED):
-        if masking not in MASKINGS:
-            raise ConfigError(f"masking = {masking!r}: unknown. {nearest(masking, MASKINGS)}")
+        if not isinstance(masking, str) or masking not in MASKINGS:
+            raise ConfigError(f"masking = {masking!r}: unknown. {nearest(str(masking), MASKINGS)}")
         config = replace(config, masking=MASKINGS[masking]())
     recipe = replace(
         recipe,

@@ -59,11 +59,18 @@ def judge(history: list[dict[str, float]], can_collapse: bool = True) -> Verdict
         return alarm
     tells = now["energy_auroc"]
     state = f"{telling(now)}; effective rank {now['rank_target']:.1f}, untrained {first['rank_target']:.1f}"
+    probed = [judged for judged in history if "linear" in judged]
+    gains = {name: probed[-1][name] - probed[0][name] for name in ("knn", "linear")} if probed else {}
+    is_better = any(gain > PROBE_GAIN for gain in gains.values())
+    is_worse = not is_better and any(gain < -PROBE_GAIN for gain in gains.values())
+    if is_worse:
+        falls = ", ".join(f"{name} {probed[0][name]:.1%} -> {probed[-1][name]:.1%}" for name in gains)
+        word = "undecided" if len(history) <= PATIENCE else "stalled"
+        return Verdict(word, f"accuracy fell below the first probe's ({falls}); {state}")
     if len(history) > PATIENCE and not has_gained(history):
         if not is_labelled(history) and tells >= ALL_TOLD:
             return Verdict("learning", f"{state}; only more probes on labels could tell whether it still gains")
         return Verdict("stalled", f"nothing better in the last {PATIENCE} judgements; {state}")
-    is_better = any(now[name] > first[name] + PROBE_GAIN for name in ("knn", "linear") if name in first and name in now)
     if tells < TELLS and not is_better:
         return Verdict("undecided" if len(history) <= PATIENCE else "stalled", state)
     return Verdict("learning", state)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from openjepa import distributed, storage
 from openjepa.benchmark.training import images_per_second
-from openjepa.config import from_dict
+from openjepa.config import differences, from_dict, to_dict
 from openjepa.data.check import sides
 from openjepa.data.loader import Steps, num_workers
 from openjepa.data.source import Source, open_source
@@ -84,6 +84,12 @@ class Choice:
     recipe: Recipe
     reasons: tuple[str, ...]
 
+    def changed(self, final: Recipe) -> Choice:
+        """With what the user's own settings make of it among the reasons."""
+        ours = {**to_dict(self.recipe), "length": None}
+        own = differences(ours, {**to_dict(final), "length": None})
+        return replace(self, reasons=(*self.reasons, f"as you set it: {'; '.join(own)}")) if own else self
+
     def tell(self) -> None:
         """Print the reasons, on one process."""
         if distributed.start(self.recipe.speed.device).is_first:
@@ -106,6 +112,8 @@ def auto(source: Source, wish: Wish | None = None) -> Choice:
     length = wish.length or DEFAULT_LENGTH
     if wrong := length.mistakes():
         raise ConfigError(wrong)
+    if wish.batch_size is not None and (not isinstance(wish.batch_size, int) or wish.batch_size < 1):
+        raise ConfigError(sentence("batch_size", wish.batch_size, "must be a whole number from 1"))
     count = None if source.is_sequential else len(source)
     if count is not None and count < FEWEST_IMAGES:
         rule = f"{count} images are too few to learn from; auto needs {FEWEST_IMAGES}"

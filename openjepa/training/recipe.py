@@ -6,6 +6,7 @@ may change when a run is resumed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
@@ -40,12 +41,14 @@ class Length:
 
     def mistakes(self) -> list[str]:
         """Every setting that cannot be used, as sentences."""
+        if wrong := type_mistakes(self):
+            return wrong
         given = self.given()
         if len(given) != 1:
             rule = "give exactly one of --epochs, --steps, --images, --minutes"
             return [sentence("length", given or None, rule)]
         ((name, value),) = given.items()
-        return [] if value > 0 else [sentence(name, value, "must be above 0")]
+        return [] if 0 < value < math.inf else [sentence(name, value, "must be above 0 and finite")]
 
 
 UNITS = tuple(field.name for field in fields(Length))

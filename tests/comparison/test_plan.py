@@ -97,6 +97,18 @@ def test_values_as_they_are_typed():
     }  # fmt: skip
 
 
+def test_what_is_given_twice_is_refused():
+    with pytest.raises(ConfigError, match=r"masking = \['random', 'block'\]: are given"):
+        plan(("ijepa",), STEPS, SMALL, maskings=("random", "block"), runs=("b: masking=multiblock",))
+    with pytest.raises(ConfigError, match=r"sets momentum, and so does --set"):
+        plan(("ijepa",), STEPS, SMALL, settings={"momentum": [(0.9, 1.0)]}, runs=("m: momentum=[0.99,1.0]",))
+    for setting in ("seed=3", "length.steps=30"):
+        with pytest.raises(ConfigError, match="Lengths and seeds are flags"):
+            plan(("ijepa",), STEPS, SMALL, runs=(f"m: {setting}",))
+    with pytest.raises(ConfigError, match=r"masking = \[1, 2\]: unknown"):
+        plan(("ijepa",), STEPS, SMALL, runs=("m: masking=[1,2]",))
+
+
 def test_a_method_without_the_settings_that_differ_runs_once():
     runs = ("base:", "wide: predictor.width=128 predictor.heads=4")
     entries = plan(("ijepa", "mae"), STEPS, SMALL, runs=runs)

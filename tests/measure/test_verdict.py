@@ -87,3 +87,14 @@ def test_a_method_that_cannot_collapse_raises_no_alarm():
     low = after(std_context=0.007, std_target=0.007, rank_target=1.0, cosine_target=0.9999)
     assert judge([UNTRAINED, low]).is_alarm
     assert not judge([UNTRAINED, low], can_collapse=False).is_alarm
+
+
+def test_accuracies_below_the_first_are_no_learning_whatever_the_energies_tell() -> None:
+    before = {**UNTRAINED, "knn": 0.33, "linear": 0.53}
+    worse = after(energy_auroc=0.99, knn=0.25, linear=0.40)
+    unprobed = after(energy_auroc=0.99)
+    assert judge([before, worse]).word == "undecided"
+    verdict = judge([before, *[unprobed] * 3, worse])
+    assert verdict.word == "stalled"
+    assert "knn 33.0% -> 25.0%, linear 53.0% -> 40.0%" in verdict.reason
+    assert judge([before, *[unprobed] * 2, {**worse, "linear": 0.55}]).word == "learning"

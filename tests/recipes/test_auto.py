@@ -149,6 +149,15 @@ def test_what_cannot_be_learnt_from_is_refused():
         auto.auto(Drawn(8), Wish(Length(steps=100)))
     with pytest.raises(DataError, match="images of 6 pixels are too small"):
         auto.auto(Sized(100, 6, 20), Wish(Length(steps=100)))
+    for length in (Length(minutes=float("inf")), Length(epochs=float("nan")), Length(steps=-3)):
+        with pytest.raises(ConfigError, match="must be above 0 and finite"):
+            auto.auto(Drawn(100), Wish(length))
+    with pytest.raises(ConfigError, match="batch_size = -5: must be a whole number from 1"):
+        auto.auto(Drawn(100), Wish(Length(images=50_000), batch_size=-5))
+    with pytest.raises(ConfigError, match="minutes = 'x'"):
+        openjepa.pretrain("scenes", minutes="x")
+    with pytest.raises(ConfigError, match=r"method\.encoder\.mean = 0\.5: must be a list"):
+        openjepa.pretrain("scenes", method__encoder__mean=0.5)
 
 
 def test_a_folder_alone_is_enough_and_the_same_command_goes_on(tmp_path, capsys):
@@ -168,6 +177,17 @@ def test_a_folder_alone_is_enough_and_the_same_command_goes_on(tmp_path, capsys)
         cli.run([*command[:3], "13", *command[4:]])
     with pytest.raises(ConfigError, match=r"method\.encoder\.width: 128 -> 384"):
         cli.run([*command, "--encoder", "small"])
+
+
+def test_it_tells_what_the_flags_make_of_its_choice(tmp_path, capsys):
+    command = ["pretrain", str(make_images(tmp_path)), "--steps", "10", "--out", str(tmp_path / "run"),
+               "--speed.workers", "0", "--watch.probes", "0", "--watch.health-images", "16", "--batch_size=8",
+               "--method.encoder.depth", "1", "--optim.lr", "1e-4"]  # fmt: skip
+    assert cli.run(command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "auto: batches of 8: 10 steps or so" in said
+    assert "auto: as you set it: method.encoder.depth: 6 -> 1; optim.lr: " in said
+    assert " -> 0.0001" in said
 
 
 def test_another_name_or_device_does_not_stop_a_run_from_going_on(tmp_path, capsys):
