@@ -33,7 +33,7 @@ def small_images(image_size: int, patch: int, momentum: tuple[float, float]) -> 
 def ijepa_cifar10_cpu() -> Recipe:
     """CIFAR-10, or other images of about 32 pixels, on a CPU.
 
-    Departs from the paper in five settings (docs/decisions/010-small-images.md).
+    Departs from the paper in five settings of the method, besides size and rates (docs/decisions/010-small-images.md).
 
     Command: openjepa pretrain --data cifar10/train.parquet --probe-test cifar10/test.parquet \\
         --recipe ijepa_cifar10_cpu
@@ -54,7 +54,7 @@ def ijepa_cifar10_cpu() -> Recipe:
 def ijepa_scenes_demo() -> Recipe:
     """`scenes` of 64 pixels, up to three objects at scale 1.5, on a laptop CPU: what the demo trains.
 
-    Departs from the paper in five settings (docs/decisions/010-small-images.md).
+    Departs from the paper in five settings of the method, besides size and rates (docs/decisions/010-small-images.md).
 
     Command: openjepa demo
     Hardware: two CPU cores.
