@@ -216,7 +216,7 @@ def test_arrays_of_other_channel_counts_and_a_batch_of_ones_own(tmp_path, capsys
     assert "batches of 4: 10 steps or so; learning rate 0.0005" in capsys.readouterr().out
 
 
-def test_under_torchrun_the_processes_choose_alike(tmp_path):
+def test_it_trains_under_torchrun(tmp_path):
     images = make_images(tmp_path)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "openjepa",
                "pretrain", str(images), "--minutes", "0.1", "--out", str(tmp_path / "run"), "--speed.device", "cpu",
@@ -227,6 +227,35 @@ def test_under_torchrun_the_processes_choose_alike(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("auto: encoder pico") == 1
+
+
+UNEQUAL = """
+import json, os, sys
+from openjepa.config import to_dict
+from openjepa.data.source import open_source
+from openjepa.recipes import auto
+from openjepa.training.recipe import Length
+
+auto.loaded_per_second = lambda *args: 1e9
+auto.trained_per_second = lambda *args: 50.0 * (1 + int(os.environ["RANK"]))
+wish = auto.Wish(Length(minutes=10), "cpu", workers=0)
+print(json.dumps(to_dict(auto.auto(open_source(sys.argv[1]), wish).recipe)), flush=True)
+"""
+
+
+def test_processes_of_unequal_speed_choose_alike(tmp_path):
+    script = tmp_path / "unequal.py"
+    script.write_text(UNEQUAL)
+    images = make_images(tmp_path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--log-dir",
+               str(tmp_path / "logs"), "--redirects=3", str(script), str(images)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=120)
+    logs = sorted((tmp_path / "logs").rglob("stdout.log"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads(log.read_text()) for log in logs)
+    assert first == second
+    slowest = auto.shaped(vit("pico", 32, 4), 32, Length(minutes=10), Wish(), 2 * 50 * 0.85 * 600 / 32)
+    assert first["method"]["momentum"] == pytest.approx(slowest.method.momentum)
 
 
 def test_it_is_the_default_in_python_too(tmp_path, capsys):
