@@ -56,7 +56,8 @@ STEPS_JUDGED = 20
 EMA_STEPS = 600
 EMA = 0.005
 """1 - momentum of the target encoder at the start of a run of EMA_STEPS, by the root of the steps; a fifth of it at the
-end. In 200 steps it matters little: 0.9 or 0.991 throughout is a point better by nearest neighbours (results/recipes/ema)."""
+end. In 200 steps it matters little: 0.9 or 0.991 throughout is a point better by nearest neighbours
+(results/recipes/ema)."""
 START_LR = 0.1
 """Of the learning rate from scratch, where a run begins with given weights."""
 
