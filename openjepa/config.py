@@ -101,7 +101,7 @@ def settings_from(texts: Sequence[str]) -> dict[str, Any]:
         try:
             settings[name.strip()] = json.loads(value)
         except json.JSONDecodeError:
-            settings[name.strip()] = value
+            settings[name.strip()] = value.strip()
     if wrong:
         raise ConfigError(wrong)
     return settings

@@ -6,6 +6,7 @@ Paper section 7 and tables 6 to 13 are such lists. Everything else is equal: bac
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ METHODS = {"ijepa": "ijepa_cifar10_cpu", "mae": "mae_cifar10_cpu", "ibot": "ibot
 """The recipe that each method is compared with, adapted to the backbone that all share."""
 MASKING = "masking"  # a setting whose values are kinds of masks, of which these methods have a choice
 MASKED = IJEPAConfig | MAEConfig
+SETTING = re.compile(r"\s+(?=[\w.]+\s*=)")  # between two settings; a list may have blanks of its own
 SHARED = ("seed", "length")  # what no run of a list may have to itself
 
 
@@ -176,7 +178,7 @@ def _changes(
         name, is_given, rest = run.partition(":")
         if not is_given:
             raise ConfigError(sentence("run", run, "must be 'name: setting=value ...'"))
-        own = settings_from(rest.split())
+        own = settings_from(SETTING.split(rest.strip()) if rest.strip() else [])
         if both := sorted(set(own) & set(grid)):
             raise ConfigError(sentence("run", name, f"sets {', '.join(both)}, and so does --set", "Leave one out."))
         if shared := sorted(key for key in own if key.split(".")[0] in SHARED):

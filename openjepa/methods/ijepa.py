@@ -71,7 +71,7 @@ class IJEPAConfig(MethodConfig):
         """Every setting that cannot be used, as sentences."""
         wrong = [*self.encoder.mistakes(), *self.predictor.mistakes(), *self.crop.mistakes()]
         if not self.encoder.mistakes():
-            wrong += self.masking.mistakes(self.encoder.grid)
+            wrong += self.masking.mistakes(self.encoder.grid) or self._lone_context()
         if self.masks_per_image < 1:
             wrong.append(sentence("masks_per_image", self.masks_per_image, "must be at least 1"))
         if not 1 <= self.target_layers <= self.encoder.depth:
@@ -90,6 +90,16 @@ class IJEPAConfig(MethodConfig):
         if self.encoder.has_cls:
             wrong.append(sentence("encoder.has_cls", True, "I-JEPA has no class token", "Leave it off."))
         return wrong
+
+    def _lone_context(self) -> list[str]:
+        """A mistake where a context of one patch would make the anti-collapse term nothing, without a word."""
+        if self.regulariser == "none" or self.regulariser_on != "deviations":
+            return []
+        context = self.masking.sample(self.encoder.grid, seed=0, step=0, first=0, count=1).context
+        if context.shape[1] > 1:
+            return []
+        rule = "compares the patches of a context with each other, and these masks leave it one"
+        return [sentence("regulariser_on", self.regulariser_on, rule, "Take smaller targets, or context.")]
 
     def min_side(self) -> int:
         return self.crop.min_side(self.encoder.image_size)

@@ -40,7 +40,7 @@ def test_masks_and_settings_are_crossed_and_methods_without_them_run_once():
 
 
 def test_a_list_of_runs_and_the_prefix_method_left_out():
-    runs = ("base:", "wide: predictor.width=128 predictor.heads=4 method.momentum=[0.99,1.0]")
+    runs = ("base:", "wide: predictor.width=128 predictor.heads=4 method.momentum=[0.99, 1.0]")
     base, wide = plan(("ijepa",), STEPS, SMALL, runs=runs)
     assert base.variant == "ijepa base"
     assert wide.recipe.method.predictor.width == 128

@@ -275,6 +275,17 @@ def test_centred_targets_are_without_what_the_patches_of_an_image_share(stirred)
     assert "target is pixels" in mistake
 
 
+def test_a_context_of_one_patch_has_no_deviations():
+    config = replace(TINY, regulariser="variance_covariance", regulariser_on="deviations")
+    num_patches = math.prod(TINY.encoder.grid)
+    one = Random(scale=1 - 1 / num_patches)
+    (mistake,) = replace(config, masking=one).mistakes()
+    assert "these masks leave it one" in mistake
+    assert replace(config, masking=Random(scale=1 - 2 / num_patches)).mistakes() == []
+    assert replace(config, masking=one, regulariser_on="context").mistakes() == []
+    assert replace(config, masking=one, regulariser="none").mistakes() == []
+
+
 def test_the_regulariser_acts_on_tokens_or_on_predictions_too(stirred):
     config = replace(TINY, regulariser="variance_covariance", masks_per_image=2)
     for rows in ("tokens", "deviations", "predictions"):

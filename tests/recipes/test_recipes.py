@@ -12,9 +12,10 @@ import torch
 
 from openjepa import recipes
 from openjepa.config import from_dict, to_dict
+from openjepa.data.views import Crop
 from openjepa.errors import ConfigError
 from openjepa.masking import Random
-from openjepa.methods import build
+from openjepa.methods import IJEPAConfig, build
 from openjepa.training.recipe import Recipe
 
 
@@ -36,6 +37,24 @@ def test_its_docstring_holds_command_hardware_time_and_number(name: str) -> None
         assert field in text, field
     is_named = re.search(rf"(pretrain|evaluate) .*--(finetune.)?recipe {name}", text, re.DOTALL)
     assert "openjepa demo" in text or is_named
+
+
+@pytest.mark.parametrize("name", ["ijepa_cifar10_cpu", "ijepa_scenes_demo"])
+def test_small_images_depart_from_the_paper_where_decision_010_says(name: str) -> None:
+    method = recipes.get(name).method
+    assert isinstance(method, IJEPAConfig)
+    assert method.encoder.init == "xavier"
+    assert method.masking == Random(scale=0.75)
+    assert method.crop == Crop(scale=(0.4, 1.0))
+    assert (method.regulariser, method.regulariser_on) == ("variance_covariance", "deviations")
+    assert method.regulariser_weight == (0.1, 0.0)  # the end is the plain method
+    assert method.target_centre
+    paper = IJEPAConfig()
+    undone = {name: getattr(paper, name) for name in (
+        "masking", "crop", "momentum", "regulariser", "regulariser_on", "regulariser_weight", "target_centre"
+    )}  # fmt: skip
+    encoder = replace(method.encoder, init=paper.encoder.init)
+    assert replace(method, encoder=encoder, **undone) == replace(paper, encoder=encoder, predictor=method.predictor)
 
 
 PUBLISHED = {  # reference 1.1, 1.2, 1.4, 1.6: encoder width, depth, grid, predictor depth, epochs
