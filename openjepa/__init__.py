@@ -49,7 +49,7 @@ def pretrain(
         recipe = choice.recipe
     chosen = recipes.with_settings(recipes.get(recipe) if isinstance(recipe, str) else recipe, changes)
     if choice and not is_quiet:
-        choice.changed(chosen).tell()
+        choice.tell(chosen)
     chosen, first = begun_with(chosen, start)
     return _run(
         chosen,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from openjepa import cli
 from openjepa.errors import ConfigError, DataError
@@ -33,6 +36,26 @@ def test_pretrain_runs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "resuming from" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"recipe\.seed: 0 -> 3"):
         cli.run([*command, "--seed", "3"])
+
+
+def test_a_folder_of_eight_or_of_one_colour_and_a_budget_of_three_steps_end_in_a_sentence(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 20, 20, 3), dtype=np.uint8)
+    for folder, images in (("eight", noise[:8]), ("grey", np.full_like(noise, 90)), ("good", noise)):
+        (tmp_path / folder).mkdir()
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / folder / f"{number}.png")
+    out = tmp_path / "run"
+    for folder, length, kind, says in (
+        ("eight", ["--minutes", "1"], DataError, "8 images are too few to learn from; auto needs 32"),
+        ("grey", ["--minutes", "1"], DataError, "each of 16 images tried is of one colour"),
+        ("grey", ["--minutes", "1", "--recipe", "ijepa_cifar10_cpu"], DataError, "of one colour"),
+        ("good", ["--steps", "3"], ConfigError, "at least 10 are needed"),
+        ("good", ["--minutes", "0.0001"], ConfigError, "at least 10 are needed"),
+    ):
+        with pytest.raises(kind, match=says):
+            cli.run(["pretrain", str(tmp_path / folder), *length, "--speed.workers", "0", "--out", str(out)])
+        assert '"kind": "train"' not in "".join(file.read_text() for file in out.glob("metrics.jsonl"))
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def test_flags_choose_defaults_and_change_them() -> None:

@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import AvoidSubcommands, arg
 
 from openjepa import recipes
-from openjepa.errors import ConfigError, nearest
+from openjepa.errors import ConfigError, nearest, sentence
 from openjepa.load import begun_with
 from openjepa.methods.finetune import FineTuneConfig
 from openjepa.methods.ijepa import MASKINGS, IJEPAConfig
@@ -83,6 +83,9 @@ def parse_pretrain(argv: list[str]) -> Pretrain:
         raise ConfigError(f"masking = {kind!r}: unknown. {nearest(kind, MASKINGS)}")
     if size is not None:
         vit(size)  # an unknown one is told before anything is looked at
+        if start := _given(argv, "--start"):
+            rule = f"is a size of fresh encoders, and the one of {start} has its own"
+            raise ConfigError(sentence("encoder", size, rule, "Leave out --encoder or --start."))
     settings = recipes.get(SHOWN_RECIPE if name == auto.NAME else name)
     method = settings.method
     if isinstance(method, FineTuneConfig):
@@ -92,7 +95,7 @@ def parse_pretrain(argv: list[str]) -> Pretrain:
     if name == auto.NAME:
         choice = _chosen(argv, _masked(replace(settings, name=auto.NAME), kind))
         parsed = _parsed(argv, name, _masked(choice.recipe, kind))
-        choice.changed(parsed.settings).tell()
+        choice.tell(parsed.settings)
         return parsed
     if size is not None:
         settings = replace(settings, method=replace(method, encoder=resized(method.encoder, size)))

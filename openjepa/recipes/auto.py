@@ -1,8 +1,8 @@
 """`auto`: a recipe for images that nobody has tuned for, from their size and number, the device and the budget.
 
-Speeds are measured on the machine, in a few seconds. Encoder, batch and rate are those of the CIFAR-10 recipe as far as
-that was measured, which is up to 800,000 images (results/recipes). What lies beyond is a guess, and so are the grids,
-the largest side, the batch of lengths in steps and the course of the momentum.
+Speeds are measured on the machine, in a few seconds. Encoder, masks, batch and rate are those of the CIFAR-10 recipe as
+far as that was measured: an hour of a CPU, batches of 32 and 64 (results/recipes). What lies beyond is a guess, and so
+are the grids, the largest side, the batches of GPUs and of lengths in steps and the course of the momentum.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from openjepa import distributed, storage
 from openjepa.benchmark.training import images_per_second
-from openjepa.config import differences, from_dict, to_dict
+from openjepa.config import from_dict
 from openjepa.data.check import sides
 from openjepa.data.loader import Steps, num_workers
 from openjepa.data.source import Source, open_source
 from openjepa.errors import ConfigError, DataError, sentence
+from openjepa.masking.rivals import Random
 from openjepa.methods import build
 from openjepa.methods.ijepa import IJEPAConfig
-from openjepa.recipes.ijepa import ijepa_cifar10_cpu
+from openjepa.recipes.choice import NAME, Choice
+from openjepa.recipes.ijepa import ijepa_cifar10_cpu, small_images
 from openjepa.training.checkpoints import Checkpoints
 from openjepa.training.recipe import Length, Recipe
 from openjepa.vision.predictor import PredictorConfig
 from openjepa.vision.vit import ViTConfig, resized, vit
 
-NAME = "auto"
 DEFAULT_LENGTH = Length(minutes=30)
 FEWEST_IMAGES = 32
 """Fewer are refused: the smallest batch would hold each of them more than twice."""
@@ -45,10 +45,14 @@ SPEED_LEFT = 0.85
 """Of the measured speed, when the run is judged too."""
 MEASURED_S = 1.0
 FEW = 16
-"""Images that speeds are measured on; on a GPU, the smallest batch."""
-STEPS = 13_000
-"""Steps that a run should have, before its batches grow: those of the CIFAR-10 recipe's hour."""
-BATCHES = (64, 128, 256)
+"""Images that the speed of loading, and of training without a GPU, is measured on."""
+STEPS = 17_000
+"""Steps that a run should have, before its batches grow: batches of 32 went on being better than 64 for so long."""
+BATCHES = {"cpu": (32, 64, 128, 256), "mps": (64, 128, 256), "cuda": (64, 128, 256)}
+"""Images a step, over all processes. More steps of fewer images learn more from as many, on a CPU in about the same
+time (results/recipes); what a GPU makes of few was not measured."""
+MEASURED_BATCHES = (32, 64)
+"""Least and largest at which the recipe's learning rate was measured; by the root of the batch beyond."""
 STEPS_BATCH = 128
 """Images a step, where the length is in steps and there are as many images."""
 STEPS_JUDGED = 20
@@ -56,8 +60,8 @@ STEPS_JUDGED = 20
 EMA_STEPS = 600
 EMA = 0.005
 """1 - momentum of the target encoder at the start of a run of EMA_STEPS, by the root of the steps; a fifth of it at the
-end. In 200 steps it matters little: 0.9 or 0.991 throughout is a point better by nearest neighbours
-(results/recipes/ema)."""
+end. In 200 steps 0.991 throughout is a point better by nearest neighbours, 0.998 two points worse; by a linear probe
+they are level (results/recipes/ema)."""
 START_LR = 0.1
 """Of the learning rate from scratch, where a run begins with given weights."""
 
@@ -79,26 +83,6 @@ class Wish:
     """Loader processes."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A recipe, and why it is this one."""
-
-    recipe: Recipe
-    reasons: tuple[str, ...]
-
-    def changed(self, final: Recipe) -> Choice:
-        """With what the user's own settings make of it among the reasons."""
-        ours = {**to_dict(self.recipe), "length": None}
-        own = differences(ours, {**to_dict(final), "length": None})
-        return replace(self, reasons=(*self.reasons, f"as you set it: {'; '.join(own)}")) if own else self
-
-    def tell(self) -> None:
-        """Print the reasons, on one process."""
-        if distributed.start(self.recipe.speed.device).is_first:
-            for reason in self.reasons:
-                Console(highlight=False).print(f"{NAME}: {reason}", markup=False, soft_wrap=True)
-
-
 def auto(source: Source, wish: Wish | None = None) -> Choice:
     """I-JEPA on images that nobody has tuned for; what `openjepa pretrain` does without --recipe.
 
@@ -114,7 +98,7 @@ def auto(source: Source, wish: Wish | None = None) -> Choice:
     length = wish.length or DEFAULT_LENGTH
     if wrong := length.mistakes():
         raise ConfigError(wrong)
-    if wish.batch_size is not None and (not isinstance(wish.batch_size, int) or wish.batch_size < 1):
+    if wish.batch_size is not None and (type(wish.batch_size) is not int or wish.batch_size < 1):
         raise ConfigError(sentence("batch_size", wish.batch_size, "must be a whole number from 1"))
     count = None if source.is_sequential else len(source)
     if count is not None and count < FEWEST_IMAGES:
@@ -139,15 +123,12 @@ def auto(source: Source, wish: Wish | None = None) -> Choice:
     chosen, seen, why = chosen_encoder(candidates, source, length, world, wish)
     shape = candidates[chosen]
     patches = f"{shape.grid[1]} x {shape.grid[0]} patches of {shape.patch}"
-    reasons = [f"{many}, mostly {wide} x {high}: crops of {shape.image_size[1]} pixels, {patches}", why]
-    batch_size = wish.batch_size or batch_for(length, seen, world.size, count)
+    reasons = [f"{many}, median {wide} x {high}: crops of {shape.image_size[1]} pixels, {patches}", why]
+    batch_size, why_batch = batch_for(length, seen, world, count, wish.batch_size)
     recipe = shaped(shape, batch_size, length, wish, seen / batch_size)
     probes = int(min(recipe.watch.probes, max(1, seen / batch_size / STEPS_JUDGED)))
     recipe = replace(recipe, watch=replace(recipe.watch, probes=probes))
-    reasons.append(
-        f"batches of {batch_size}: {seen / batch_size:,.0f} steps or so; learning rate {recipe.optim.lr:.2g}"
-    )
-    return Choice(recipe, tuple(reasons))
+    return Choice(recipe, tuple(reasons), seen, why_batch, why_rate(batch_size, wish))
 
 
 def crop(side: int, kind: str, name: str) -> tuple[int, int]:
@@ -177,23 +158,26 @@ def chosen_encoder(
             speed = slowest * world.size
             images, here = speed * SPEED_LEFT * 60 * value, f"{speed:,.0f} images/s here, so "
         else:
-            batch_size = wish.batch_size or batch_for(length, 0, world.size, count)
+            batch_size, _ = batch_for(length, 0, world, count, wish.batch_size)
             images, here = value * {"images": 1, "steps": batch_size, "epochs": count or 0}[unit], ""
         if name != first and images < WORTHWHILE[name]:
             larger = f"; {name} would see {images:,.0f}, and is taken from {WORTHWHILE[name]:,} on"
             break
         found, seen, pace = name, images, here
     passes = "" if count is None else f", {seen / count:,.1f} times each"
-    return found, seen, f"encoder {found}: {pace}about {seen:,.0f} images in {value:g} {unit}{passes}{larger}"
+    where = world.device.type if world.size == 1 else f"{world.size} x {world.device.type}"
+    given = "" if unit == "images" else f" in {value:,.10g} {unit}"
+    return found, seen, f"encoder {found} on {where}: {pace}about {seen:,.0f} images{given}{passes}{larger}"
 
 
 def trained_per_second(shape: ViTConfig, world: distributed.World, wish: Wish) -> float:
     """Images a second of training steps of one process."""
-    recipe = shaped(shape, BATCHES[0], DEFAULT_LENGTH, wish)
+    each = -(-(wish.batch_size or BATCHES[world.device.type][0]) // world.size)
+    recipe = shaped(shape, each, DEFAULT_LENGTH, wish)
     # without the term that looks over all processes: each measures for itself
     assert isinstance(recipe.method, IJEPAConfig)
     method = replace(recipe.method, regulariser="none")
-    batch_size = BATCHES[0] if world.device.type == "cuda" else FEW
+    batch_size = each if world.device.type == "cuda" else min(each, FEW)
     return images_per_second(method, recipe.optim, batch_size, MEASURED_S, str(world.device))
 
 
@@ -205,24 +189,47 @@ def loaded_per_second(shape: ViTConfig, source: Source, wish: Wish) -> float:
     return FEW * max(1, num_workers(wish.workers)) / (time.perf_counter() - started)
 
 
-def batch_for(length: Length, seen: float, num_processes: int, count: int | None = None) -> int:
-    """Images a step: more where there are steps enough, no more than there are, evenly shared by the processes."""
-    batch_size = next((b for b in reversed(BATCHES) if seen >= STEPS * b), BATCHES[0])
-    batch_size = STEPS_BATCH if length.steps else batch_size
+def batch_for(
+    length: Length, seen: float, world: distributed.World, count: int | None = None, given: int | None = None
+) -> tuple[int, str]:
+    """Images a step, and why: more where there are steps enough, no more than there are, evenly shared."""
+    if given is not None:
+        return given, "as you set it"
+    batches = BATCHES[world.device.type]
+    batch_size = next((b for b in reversed(batches) if seen >= STEPS * b), batches[0])
+    why = "few images a step, for many steps" if batch_size == batches[0] else f"the most that leaves {STEPS:,} steps"
+    if length.steps:
+        batch_size, why = STEPS_BATCH, "for a length in steps"
+    if count is not None and batch_size > count:
+        why = "no more than there are images"
     while count is not None and batch_size > count:
         batch_size //= 2
-    return -(-batch_size // num_processes) * num_processes
+    return -(-batch_size // world.size) * world.size, why
+
+
+def why_rate(batch_size: int, wish: Wish) -> str:
+    """Where the learning rate comes from."""
+    least, largest = MEASURED_BATCHES
+    scaled = "" if least <= batch_size <= largest else f", by the root of the batch from {least} to {largest} on"
+    fresh = "" if wish.start is None else f", times {START_LR:g} as the encoder is not fresh"
+    return f"{ijepa_cifar10_cpu().name}'s{scaled}{fresh}"
 
 
 def limits() -> str:
     """The limits that it goes by."""
+    masking = small_images(32, 4, (1, 1)).masking
+    assert isinstance(masking, Random)
+    least, largest = MEASURED_BATCHES
     sizes = ", ".join(f"{name} from {least:,} images seen" for name, least in WORTHWHILE.items())
     lines = (
         f"Grid: {' or '.join(map(str, GRIDS))} patches a side.",
         f"Crops: at most {LARGEST_SIDE['cpu']} pixels on a CPU, {LARGEST_SIDE['cuda']} on a GPU.",
         f"Encoder: {sizes}.",
-        f"Batch: {' or '.join(map(str, BATCHES))}, the largest that leaves {STEPS:,} steps.",
-        "Learning rate: by the root of the batch. Momentum of the target encoder: by the root of the steps.",
+        f"Batch: {BATCHES['cpu'][0]} on a CPU, {BATCHES['cuda'][0]} on a GPU; up to {BATCHES['cpu'][-1]} where that "
+        f"leaves {STEPS:,} steps. {STEPS_BATCH} where the length is in steps.",
+        f"Masks: {masking.scale:.0%} of the patches are targets, scattered, the others the context.",
+        f"Learning rate: the recipe's from {least} to {largest} images a step, by the root beyond.",
+        "Momentum of the target encoder: by the root of the steps.",
     )
     return "\n".join(lines)
 
@@ -238,7 +245,8 @@ def shaped(shape: ViTConfig, batch_size: int, length: Length, wish: Wish, steps:
     method = replace(base.method, encoder=shape, predictor=PredictorConfig(width=width, depth=2, heads=width // 32))
     follows = min(0.01, EMA * (EMA_STEPS / max(1, steps)) ** 0.5)
     method = replace(method, momentum=(1 - follows, 1 - follows / 5))
-    lr = base.optim.lr * (batch_size / base.batch_size) ** 0.5  # Adam: by the root of the batch
+    least, largest = MEASURED_BATCHES
+    lr = base.optim.lr * (batch_size / min(max(batch_size, least), largest)) ** 0.5  # Adam: by the root of the batch
     lr *= 1.0 if wish.start is None else START_LR
     return replace(
         base, name=NAME, method=method, optim=replace(base.optim, lr=lr, lr_start=min(base.optim.lr_start, lr)),

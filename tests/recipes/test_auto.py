@@ -10,10 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import openjepa
 from openjepa import cli, distributed
 from openjepa.errors import ConfigError, DataError
+from openjepa.masking import MultiBlock
 from openjepa.recipes import auto
 from openjepa.recipes.auto import Wish
 from openjepa.training.recipe import Length
@@ -48,27 +50,82 @@ def test_crops_follow_the_images_and_lose_few_of_their_pixels(shape, size, patch
     shown = choice.recipe.method.encoder
     assert (shown.image_size, shown.patch) == ((size, size), patch)
     assert choice.recipe.mistakes() == []
-    assert choice.reasons[0].startswith(f"500 images, mostly {shape[1]} x {shape[0]}: crops of {size} pixels, ")
+    assert choice.reasons[0].startswith(f"500 images, median {shape[1]} x {shape[0]}: crops of {size} pixels, ")
     assert choice.reasons[0].endswith(f" patches of {patch}")
 
 
 def test_longer_runs_have_larger_encoders_and_batches():
     source = Sized(5_000, 32, 32)
     lengths = [Length(images=30_000), Length(images=100_000), Length(epochs=400), Length(images=6_000_000)]
-    recipes = [auto.auto(source, Wish(length)).recipe for length in lengths]
+    recipes = [auto.auto(source, Wish(length, "cpu")).recipe for length in lengths]
     widths = [recipe.method.encoder.width for recipe in recipes]
     assert widths == [128, 128, 192, 256]
-    assert [recipe.batch_size for recipe in recipes] == [64, 64, 128, 256]
+    assert [recipe.batch_size for recipe in recipes] == [32, 32, 64, 256]
     rates = [recipe.optim.lr for recipe in recipes]
-    assert rates == pytest.approx([2e-3, 2e-3, 2e-3 * 2**0.5, 4e-3])
+    assert rates == pytest.approx([2e-3, 2e-3, 2e-3, 4e-3])
     assert recipes[1].method.momentum == pytest.approx(
-        (1 - 0.005 * (600 / 1562.5) ** 0.5, 1 - 0.001 * (600 / 1562.5) ** 0.5)
+        (1 - 0.005 * (600 / 3125) ** 0.5, 1 - 0.001 * (600 / 3125) ** 0.5)
     )
-    assert recipes[3].method.momentum[0] > recipes[2].method.momentum[0] > recipes[1].method.momentum[0]
+    assert recipes[2].method.momentum[0] > recipes[1].method.momentum[0]
     assert [recipe.watch.probes for recipe in recipes] == [10, 10, 10, 10]
-    short = [auto.auto(source, Wish(Length(images=images))).recipe for images in (1_000, 2_000, 5_000)]
-    assert [recipe.watch.probes for recipe in short] == [1, 1, 3]
+    short = [auto.auto(source, Wish(Length(images=images), "cpu")).recipe for images in (1_000, 2_000, 5_000)]
+    assert [recipe.watch.probes for recipe in short] == [1, 3, 7]
     assert auto.auto(source, Wish(lengths[0], encoder="small")).recipe.method.encoder.width == 384
+
+
+def test_masks_schedule_and_their_reasons_are_told():
+    choice = auto.auto(Sized(5_000, 28, 28), Wish(Length(images=102_400), "cpu"))
+    recipe = replace(choice.recipe, method=replace(choice.recipe.method, encoder=vit("pico", 28, 4)))
+    _, encoder, batch, masks, course = replace(choice, recipe=recipe).told()
+    assert encoder.startswith("encoder pico on cpu: about 102,400 images, 20.5 times each; nano would see 102,400, ")
+    assert batch.startswith("batches of 32, 3,200 steps or so (few images a step, for many steps); learning rate 0.002")
+    shown = recipe.method.masking.sample((7, 7), seed=0, step=0, first=0, count=1)
+    assert masks.startswith(f"context of {shown.context.shape[1]} of the 49 patches, the others scattered targets (on ")
+    first, last = recipe.method.momentum
+    assert course == (
+        f"learning rate up for 5% of the run, then down a cosine; target momentum {first:.4f} to {last:.4f}; "
+        "anti-collapse term 0.1 to 0"
+    )
+
+
+def test_reasons_are_told_of_what_is_run_and_of_nothing_else():
+    choice = auto.auto(Sized(5_000, 32, 32), Wish(Length(images=102_400), "cpu"))
+    ours = choice.recipe
+
+    def told(final):
+        return "\n".join(choice.told(final))
+
+    blocks = told(replace(ours, method=replace(ours.method, masking=MultiBlock())))
+    assert "scattered" not in blocks
+    assert f"as you set it: method.masking: {ours.method.masking} -> MultiBlock(" in blocks
+    less = told(replace(ours, method=replace(ours.method, masking=replace(ours.method.masking, scale=0.5))))
+    assert "context of 32 of the 64 patches, the others scattered targets\n" in less
+    assert "as you set it: method.masking.scale: 0.75 -> 0.5" in less
+    plain = told(replace(ours, method=replace(ours.method, regulariser="none", momentum=(0.9, 0.95))))
+    assert "anti-collapse" not in plain.split("as you set it")[0]
+    assert "target momentum 0.9000 to 0.9500" in plain
+    fast = told(replace(ours, optim=replace(ours.optim, lr=0.5, warmup=0.2), batch_size=100))
+    assert "batches of 100, 1,024 steps or so; learning rate 0.5\n" in fast
+    assert "up for 20% of the run" in fast
+
+
+def test_batch_and_rate_say_where_they_come_from():
+    source = Sized(50, 32, 32)
+    many, cpu = Sized(5_000, 32, 32), distributed.start("cpu")
+
+    def batch(source, **wish):
+        return auto.auto(source, Wish(device="cpu", **wish)).told()[2]
+
+    assert "batches of 32, 100 steps or so (no more than there are images)" in batch(source, length=Length(steps=100))
+    found = batch(many, length=Length(steps=100))
+    assert "batches of 128, 100 steps or so (for a length in steps); learning rate 0.0028" in found
+    assert "(ijepa_cifar10_cpu's, by the root of the batch from 32 to 64 on)" in found
+    assert "batches of 40, 25 steps or so (as you set it); learning rate 0.002 (ijepa_cifar10_cpu's)" in batch(
+        many, length=Length(images=1_000), batch_size=40
+    )
+    assert auto.batch_for(Length(minutes=5), auto.STEPS * 64, cpu) == (64, f"the most that leaves {auto.STEPS:,} steps")
+    for limit in ("Batch: 32 on a CPU, 64 on a GPU", f"{auto.STEPS:,} steps", "Masks: 75% of the patches"):
+        assert limit in auto.limits()
 
 
 def test_minutes_are_counted_at_the_speed_of_the_machine(monkeypatch):
@@ -85,9 +142,9 @@ def test_minutes_are_counted_at_the_speed_of_the_machine(monkeypatch):
     choice = auto.auto(source, Wish(Length(minutes=30), "cpu"))
     assert choice.recipe.method.encoder.width == 192  # 1,377,000 images; 153,000 are too few for the next
     assert asked == [128, 192, 256]
-    said = "encoder nano: 900 images/s here, so about 1,377,000 images in 30 minutes, 275.4 times each"
+    said = "encoder nano on cpu: 900 images/s here, so about 1,377,000 images in 30 minutes, 275.4 times each"
     said += "; micro would see 153,000, and is taken from 4,000,000 on"
-    assert said in choice.reasons
+    assert said in choice.told()
     assert choice.recipe.length == Length(minutes=30)
     assert auto.auto(source, Wish(Length(minutes=1), "cpu")).recipe.method.encoder.width == 128
     assert auto.auto(source, Wish(device="cpu")).recipe.length == Length(minutes=30)
@@ -101,7 +158,7 @@ def test_the_speed_is_that_of_the_slower_of_training_and_loading_times_the_proce
         monkeypatch.setattr(auto, "loaded_per_second", lambda *args, loading=loading: loading)
         _, seen, why = auto.chosen_encoder({"pico": shape}, source, length, replace(world, size=size), wish)
         assert seen == pytest.approx(speed * 0.85 * 600)
-        assert f"encoder pico: {speed} images/s here" in why
+        assert f"encoder pico on {'3 x ' * (size == 3)}cpu: {speed} images/s here" in why
 
 
 def test_training_and_loading_are_measured(monkeypatch):
@@ -116,18 +173,24 @@ def test_training_and_loading_are_measured(monkeypatch):
 
 
 def test_batches_can_be_shared_by_the_processes():
-    assert [auto.batch_for(Length(minutes=5), auto.STEPS * 128, n) for n in (1, 2, 3, 12)] == [128, 128, 129, 132]
-    assert auto.batch_for(Length(steps=5), 640, 1) == 128
-    assert [auto.batch_for(Length(steps=5), 640, 1, count) for count in (60, 100, 500)] == [32, 64, 128]
+    world = distributed.start("cpu")
+    found = [auto.batch_for(Length(minutes=5), auto.STEPS * 64, replace(world, size=n))[0] for n in (1, 2, 3, 12)]
+    assert found == [64, 64, 66, 72]
+    assert [auto.batch_for(Length(steps=5), 640, world, count)[0] for count in (60, 100, 500)] == [32, 64, 128]
+    assert auto.batch_for(Length(steps=5), 640, replace(world, size=3), given=100)[0] == 100  # refused by the run
+    for kind in ("cuda:0", "mps"):
+        other = replace(world, device=torch.device(kind))
+        assert [auto.batch_for(Length(minutes=5), seen, other)[0] for seen in (0, auto.STEPS * 256)] == [64, 256]
 
 
 def test_given_weights_keep_their_shape_and_get_a_lower_rate():
     start = vit("small", 224, 16)
-    choice = auto.auto(Sized(500, 300, 400), Wish(Length(images=50_000), start=start))
+    choice = auto.auto(Sized(500, 300, 400), Wish(Length(images=50_000), "cpu", start=start))
     method = choice.recipe.method
     assert (method.encoder.width, method.encoder.image_size, method.encoder.patch) == (384, (224, 224), 16)
     assert method.predictor.width == 192
     assert choice.recipe.optim.lr == pytest.approx(2e-4)
+    assert "learning rate 0.0002 (ijepa_cifar10_cpu's, times 0.1 as the encoder is not fresh)" in choice.told()[2]
     assert "crops of 224 pixels, 14 x 14 patches of 16" in choice.reasons[0]
 
 
@@ -152,8 +215,9 @@ def test_what_cannot_be_learnt_from_is_refused():
     for length in (Length(minutes=float("inf")), Length(epochs=float("nan")), Length(steps=-3)):
         with pytest.raises(ConfigError, match="must be above 0 and finite"):
             auto.auto(Drawn(100), Wish(length))
-    with pytest.raises(ConfigError, match="batch_size = -5: must be a whole number from 1"):
-        auto.auto(Drawn(100), Wish(Length(images=50_000), batch_size=-5))
+    for size in (-5, True):
+        with pytest.raises(ConfigError, match=f"batch_size = {size}: must be a whole number from 1"):
+            auto.auto(Drawn(100), Wish(Length(images=50_000), batch_size=size))
     with pytest.raises(ConfigError, match="minutes = 'x'"):
         openjepa.pretrain("scenes", minutes="x")
     with pytest.raises(ConfigError, match=r"method\.encoder\.mean = 0\.5: must be a list"):
@@ -168,7 +232,7 @@ def test_a_folder_alone_is_enough_and_the_same_command_goes_on(tmp_path, capsys)
     said = capsys.readouterr().out
     assert "auto: 60 images" in said
     assert "about 384 images in 12 steps, 6.4 times each" in said
-    assert "auto: batches of 32: 12 steps or so" in said
+    assert "auto: batches of 32, 12 steps or so" in said
     document = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert (document["recipe"]["name"], document["recipe"]["method"]["encoder"]["depth"]) == ("auto", 1)
     assert cli.run(command) == 0
@@ -185,7 +249,7 @@ def test_it_tells_what_the_flags_make_of_its_choice(tmp_path, capsys):
                "--method.encoder.depth", "1", "--optim.lr", "1e-4"]  # fmt: skip
     assert cli.run(command) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "auto: batches of 8: 10 steps or so" in said
+    assert "auto: batches of 8, 10 steps or so (as you set it); learning rate 0.0001 auto: context of " in said
     assert "auto: as you set it: method.encoder.depth: 6 -> 1; optim.lr: " in said
     assert " -> 0.0001" in said
 
@@ -213,7 +277,7 @@ def test_arrays_of_other_channel_counts_and_a_batch_of_ones_own(tmp_path, capsys
         cli.run(["pretrain", str(tmp_path), *few])
     statistics = [word for name in ("mean", "std") for word in (f"--method.encoder.{name}", *["0.5"] * 5)]
     assert cli.run(["pretrain", str(tmp_path), *few, *statistics]) == 0
-    assert "batches of 4: 10 steps or so; learning rate 0.0005" in capsys.readouterr().out
+    assert "batches of 4, 10 steps or so (as you set it); learning rate 0.00071" in capsys.readouterr().out
 
 
 def test_it_trains_under_torchrun(tmp_path):
