@@ -92,7 +92,8 @@ class IJEPAConfig(MethodConfig):
         return wrong
 
     def _lone_context(self) -> list[str]:
-        """A mistake where a context of one patch would make the anti-collapse term nothing, without a word."""
+        """A mistake where contexts of one patch would make the anti-collapse term nothing, without a word; masks whose
+        sizes vary are judged by what they draw first."""
         if self.regulariser == "none" or self.regulariser_on != "deviations":
             return []
         context = self.masking.sample(self.encoder.grid, seed=0, step=0, first=0, count=1).context

@@ -57,6 +57,12 @@ def test_small_images_depart_from_the_paper_where_decision_010_says(name: str) -
     assert replace(method, encoder=encoder, **undone) == replace(paper, encoder=encoder, predictor=method.predictor)
 
 
+def test_the_hour_on_cifar10_is_the_one_that_was_measured() -> None:
+    recipe = recipes.get("ijepa_cifar10_cpu")  # results/recipes/hour_batch32
+    assert (recipe.batch_size, recipe.optim.lr, recipe.method.momentum) == (32, 2e-3, (0.998, 1.0))
+    assert (recipe.optim.warmup, recipe.optim.weight_decay, recipe.optim.weight_decay_end) == (0.05, 0.04, 0.04)
+
+
 PUBLISHED = {  # reference 1.1, 1.2, 1.4, 1.6: encoder width, depth, grid, predictor depth, epochs
     "ijepa_in1k_vitb16": (768, 12, (14, 14), 6, 600),
     "ijepa_in1k_vitl16": (1024, 24, (14, 14), 12, 600),
