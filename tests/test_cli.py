@@ -71,6 +71,22 @@ def test_flags_choose_defaults_and_change_them() -> None:
     assert given.minutes == 5
 
 
+def test_the_images_come_first_or_last(capsys: pytest.CaptureFixture[str]) -> None:
+    named = ["--recipe", "ijepa_cifar10_cpu"]
+    for argv in (
+        ["x", *named, "--minutes", "5"],
+        [*named, "--minutes", "5", "x"],
+        [*named, "--minutes=5", "x"],
+        ["--data", "x", *named, "--minutes", "5"],
+        [*named, "--data=x", "--minutes", "5"],
+    ):
+        given = cli.parse_pretrain(argv)
+        assert (given.data, given.minutes) == ("x", 5)
+    with pytest.raises(SystemExit):
+        cli.parse_pretrain([*named, "--minutes", "5"])
+    assert "--data" in capsys.readouterr().err
+
+
 def test_another_method_has_its_own_flags_and_keeps_what_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     start = ["--data", "x", "--recipe", "mae_in1k_vitb16"]
     method = cli.parse_pretrain([*start, "--encoder", "small", "--method.decoder.depth", "4"]).settings.method

@@ -43,7 +43,7 @@ class Pretrain:
 
     data: str
     """A folder of images, .parquet files or a folder of them, 'shard-{000..012}.tar', hf://name, or scenes. The flag
-    itself may be left out when this comes first."""
+    itself may be left out when this comes first or last."""
     out: Path = Path("runs/ijepa")
     """Directory of the run: encoder, checkpoints, metrics. If it holds this run already, the run goes on."""
     recipe: str = DEFAULT_RECIPE
@@ -75,8 +75,7 @@ class Pretrain:
 
 def parse_pretrain(argv: list[str]) -> Pretrain:
     """Two passes: --recipe, --encoder and --masking choose the defaults that the other flags then change."""
-    if argv and not argv[0].startswith("-"):
-        argv = ["--data", *argv]
+    argv = _with_data(argv)
     name = _given(argv, "--recipe") or DEFAULT_RECIPE
     kind, size = _given(argv, "--masking"), _given(argv, "--encoder")
     if kind is not None and kind not in MASKINGS:
@@ -100,6 +99,16 @@ def parse_pretrain(argv: list[str]) -> Pretrain:
     if size is not None:
         settings = replace(settings, method=replace(method, encoder=resized(method.encoder, size)))
     return _parsed(argv, name, _masked(settings, kind))
+
+
+def _with_data(argv: list[str]) -> list[str]:
+    """The images may come first, or last after a flag that has its value; --data is then put before them."""
+    if argv and not argv[0].startswith("-"):
+        return ["--data", *argv]
+    if len(argv) < 2 or argv[-1].startswith("-") or _given(argv, "--data") is not None:
+        return argv
+    takes_it = argv[-2].startswith("-") and "=" not in argv[-2]
+    return argv if takes_it else ["--data", argv[-1], *argv[:-1]]
 
 
 def _parsed(argv: list[str], name: str, settings: Recipe) -> Pretrain:
