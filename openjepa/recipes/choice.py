@@ -55,7 +55,9 @@ class Choice:
             return ""  # the user's own masks, and told among the user's settings
         num_patches = math.prod(method.encoder.grid)
         context = num_patches - round(method.masking.scale * num_patches)
-        is_ours = isinstance(self.recipe.method, IJEPAConfig) and method.masking == self.recipe.method.masking
+        is_known = self.seen is not None  # of a run that goes on, they may be the user's
+        chosen = self.recipe.method
+        is_ours = is_known and isinstance(chosen, IJEPAConfig) and method.masking == chosen.masking
         why = "on CIFAR-10 a point above blocks by a linear probe, and less to compute than with more context"
         return f"context of {context} of the {num_patches} patches, the others scattered targets" + because(
             why if is_ours else ""
